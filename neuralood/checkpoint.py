@@ -1,0 +1,34 @@
+"""Weights as safetensors beside a JSON record, so that nothing is ever unpickled."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from neuralood.errors import UserError
+from neuralood.records import write_whole
+
+
+def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors whole or not at all."""
+    ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_whole(file, lambda partial: save_file(ready, partial))
+
+
+def load_tensors(file: Path) -> dict[str, Tensor]:
+    """Read tensors. Raises UserError that names a missing or damaged file."""
+    try:
+        return load_file(file)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise UserError(f"{file} is missing or damaged ({error}): run `dvc repro`, which makes it") from None
+
+
+def load_into(module: nn.Module, file: Path) -> None:
+    """Load weights into a module of the same shape. Raises UserError where they do not fit."""
+    try:
+        module.load_state_dict(load_tensors(file))
+    except RuntimeError as error:
+        raise UserError(
+            f"{file} does not fit the model ({str(error).splitlines()[-1].strip()}): run `dvc repro`"
+        ) from None

@@ -1,0 +1,450 @@
+"""params.yaml as frozen, typed sections; every problem in it is found before any work starts.
+
+Every value lives in params.yaml: a default in code would be a parameter that DVC can neither show nor diff.
+Only the options that an entry of `sets`, `files` or `made` may leave out have the value 'none of it' here.
+"""
+
+import json
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML, YAMLError
+
+from neuralood import paths
+from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
+from neuralood.errors import UserError
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+Role = Literal["fmri", "train", "val", "ood"]
+Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast"]
+HighRois = Literal["shape", "texture", "noise"]
+Control = Literal["none", "shuffled", "untrained", "features"]
+Variant = Literal["bmfl", "concat", "image_only", "brain_only"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageSet:
+    """One entry of `sets`."""
+
+    role: Role
+    class_map: dict[str, list[int]] | None = None
+    """Many-to-one classes: name of the set's class -> indices of training classes."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Part:
+    """A seeded, class-stratified share of a folder, so that one folder can serve as two sets."""
+
+    take: Literal["first", "rest"]
+    fraction: Share
+
+
+@dataclass(frozen=True, config=STRICT)
+class FileSet:
+    """One entry of `files`: images of the user's own below the data root."""
+
+    format: Literal["folders", "algonauts2023"]
+    path: str
+    part: Part | None = None
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=STRICT)
+class RenderedSet:
+    """One entry of `rendered`: images that the demo draws."""
+
+    scenes: Literal["nsd", "train", "test"]
+    style: Style
+    n: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class MadeSet:
+    """One entry of `made`: the images of another labelled set, transformed."""
+
+    source: Name
+    transform: Literal["line_drawing", "cartoon"]
+    level: PositiveFloat
+
+
+@dataclass(frozen=True, config=STRICT)
+class DemoVertices:
+    """Simulated vertices a hemisphere: in each early ROI, in each high-level ROI, in no ROI."""
+
+    early: Positive
+    high: Positive
+    rest: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Demo:
+    """The simulated world."""
+
+    confound: Annotated[float, Field(ge=0, le=1)]
+    high_rois: HighRois
+    reliability: tuple[Share, Share]
+    repeats: Positive
+    vertices: DemoVertices
+
+
+@dataclass(frozen=True, config=STRICT)
+class Backbone:
+    """A frozen image encoder."""
+
+    name: str
+    weights: str
+    image_size: Positive
+    crop_pct: Annotated[float, Field(gt=0, le=1)] | None
+    layers: tuple[int | str, ...]
+    features: Literal["tokens", "queries"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Cache:
+    """How tokens are computed and stored."""
+
+    dtype: Literal["float16", "float32"]
+    pool: Positive
+    autocast: Literal["none", "bfloat16", "float16"]
+    compile: bool
+    batch_size: Positive
+    chunk: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class SimulatedFmri:
+    """One entry of `fmri.simulated`: the rendered set that the simulated subject looks at."""
+
+    scenes: Name
+
+
+@dataclass(frozen=True, config=STRICT)
+class FmriFiles:
+    """One entry of `fmri.files`: a subject's folder below the data root."""
+
+    format: Literal["algonauts2023"]
+    path: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fmri:
+    """Where fMRI comes from, and how its images are split."""
+
+    source: Literal["simulated", "algonauts2023"]
+    subject: Name
+    space: Literal["simulated", "fsaverage"]
+    ceiling_threshold: Annotated[float, Field(ge=0, lt=1)]
+    validation: Share
+    test: Share
+    simulated: dict[Name, SimulatedFmri]
+    files: dict[Name, FmriFiles]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Encoder:
+    """The brain encoder and its training."""
+
+    control: Control
+    depth: Positive
+    heads: Positive
+    width: Positive
+    dropout: Dropout
+    epochs: Positive
+    batch_size: Positive
+    lr: PositiveFloat
+    weight_decay: NonNegative
+    ridge_components: Positive
+    control_features: Backbone
+
+
+@dataclass(frozen=True, config=STRICT)
+class Fusion:
+    """The fusion classifier, its linear probe, and their training."""
+
+    variant: Variant
+    rois: str | tuple[str, ...]
+    pcc_weight: NonNegative
+    vertex_order: Literal["roi", "native"]
+    patch: Positive
+    depth: Positive
+    heads: Positive
+    width: Positive
+    dropout: Dropout
+    epochs: Positive
+    batch_size: Positive
+    lr: PositiveFloat
+    weight_decay: NonNegative
+    holdout: Share
+    seeds: Positive
+    probe_c: tuple[PositiveFloat, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Evaluation:
+    """How results are summed up."""
+
+    bootstrap: Positive
+    ood_mean: tuple[Name, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Runtime:
+    """What may not change a result, and is tracked by no stage."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    threads: Positive
+    training_threads: Positive
+    workers: Count
+    progress: bool
+
+
+@dataclass(frozen=True, config=STRICT)
+class Params:
+    """The whole of params.yaml."""
+
+    seed: Count
+    sets: dict[Name, ImageSet]
+    files: dict[Name, FileSet]
+    rendered: dict[Name, RenderedSet]
+    made: dict[Name, MadeSet]
+    demo: Demo
+    backbone: Backbone
+    cache: Cache
+    fmri: Fmri
+    encoder: Encoder
+    fusion: Fusion
+    evaluation: Evaluation
+    runtime: Runtime
+
+
+def load_params(file: Path = paths.PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Parsed as DVC parses it (YAML 1.2: `1e-3` is a number, `on` is text). Raises UserError that lists
+    every problem at once: unknown or missing keys, wrong types, impossible or contradicting values,
+    missing paths.
+    """
+    params = _typed(_read_yaml(file), file)
+    problems = [*_set_problems(params), *_model_problems(params), *_path_problems(params)]
+    if problems:
+        raise _problem_report(file, problems)
+    return params
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: run stages from the project's top folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold sections such as `seed:` and `backbone:`, got {content!r:.40}")
+    return content
+
+
+def _typed(content: dict[str, Any], file: Path) -> Params:
+    try:
+        text = json.dumps(content)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file} holds a value that is no number, text, list or mapping: {error}") from None
+    try:
+        return TypeAdapter(Params).validate_json(text)
+    except ValidationError as error:
+        raise _problem_report(file, [_explain(problem) for problem in error.errors()]) from None
+
+
+def _problem_report(file: Path, problems: list[str]) -> UserError:
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return UserError(f"{file} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _explain(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"] if part not in ("[key]", "str", "int")]
+    place = [part for part in place if not part.startswith("tuple[")]
+    key = ".".join(place)
+    if problem["type"] == "unexpected_keyword_argument":
+        known = _keys_at(place[:-1])
+        near = get_close_matches(place[-1], known, n=1)
+        return f"{key}: unknown key" + (f", did you mean '{near[0]}'?" if near else "")
+    if problem["type"] == "missing":
+        return f"{key}: missing key"
+    return f"{key}: {problem['msg']}, got {problem['input']!r}"
+
+
+def _keys_at(place: list[str]) -> list[str]:
+    """The keys that the section at `place` knows."""
+    section: Any = Params
+    for part in place:
+        section = get_args(section)[1] if get_origin(section) is dict else get_type_hints(section)[part]
+        if get_origin(section) is not dict and not is_dataclass(section):  # such as Part | None
+            section = next((kind for kind in get_args(section) if is_dataclass(kind)), section)
+    return [field.name for field in fields(section)] if is_dataclass(section) else []
+
+
+def _set_problems(params: Params) -> list[str]:
+    return [
+        *_role_problems(params),
+        *_source_problems(params),
+        *_overlap_problems(params),
+        *_fmri_problems(params),
+    ]
+
+
+def _role_problems(params: Params) -> list[str]:
+    problems = []
+    for name, role in (("nsd", "fmri"), ("train", "train"), ("val", "val")):
+        if name not in params.sets:
+            problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
+    for name, image_set in params.sets.items():
+        expected = {"nsd": "fmri", "train": "train", "val": "val"}.get(name, "ood")
+        if image_set.role != expected:
+            problems.append(
+                f"sets.{name}.role: must be {expected} for a set named {name}, got {image_set.role}"
+            )
+        if image_set.class_map is not None and image_set.role not in ("val", "ood"):
+            problems.append(f"sets.{name}.class_map: only val and ood sets have one")
+        for label, indices in (image_set.class_map or {}).items():
+            if not indices or min(indices) < 0:
+                problems.append(f"sets.{name}.class_map.{label}: wants at least one index, none below 0")
+    for name in params.evaluation.ood_mean:
+        if name not in params.sets or params.sets[name].role != "ood":
+            problems.append(f"evaluation.ood_mean: {name} is no ood set of `sets`")
+    if len(set(params.evaluation.ood_mean)) < len(params.evaluation.ood_mean):
+        problems.append("evaluation.ood_mean: names a set twice")
+    return problems
+
+
+def _source_problems(params: Params) -> list[str]:
+    problems = []
+    sources = {"files": params.files, "rendered": params.rendered, "made": params.made}
+    for name in params.sets:
+        found = [kind for kind, entries in sources.items() if name in entries]
+        if len(found) != 1:
+            has = " and ".join(found) or "none of them"
+            problems.append(f"sets.{name}: wants exactly one entry in files, rendered or made, has {has}")
+    for kind, entries in sources.items():
+        problems += [f"{kind}.{name}: is not in `sets`" for name in entries if name not in params.sets]
+    for name, made in params.made.items():
+        if made.source not in params.files and made.source not in params.rendered:
+            problems.append(f"made.{name}.source: {made.source} is no set of files or rendered")
+        elif made.source == "nsd":
+            problems.append(f"made.{name}.source: nsd has no labels")
+    for name, rendered in params.rendered.items():
+        kind = {"nsd": "nsd", "train": "train"}.get(name, "test")
+        if rendered.scenes != kind:
+            problems.append(f"rendered.{name}.scenes: must be {kind} for this set, got {rendered.scenes}")
+    for name, files in params.files.items():
+        if (files.format == "algonauts2023") != (name == "nsd"):
+            problems.append(f"files.{name}.format: algonauts2023 is for nsd, folders for labelled sets")
+    return problems
+
+
+def _overlap_problems(params: Params) -> list[str]:
+    """Two sets may share a folder only as the first part and the rest of one and the same fraction."""
+    problems = []
+    entries = sorted(params.files.items())
+    for index, (name, files) in enumerate(entries):
+        for other, more in entries[index + 1 :]:
+            if Path(files.path) != Path(more.path):
+                continue
+            parts = (files.part, more.part)
+            if None in parts or parts[0].take == parts[1].take or parts[0].fraction != parts[1].fraction:
+                problems.append(
+                    f"files.{other}.path: is also files.{name}.path; give one `part: {{take: first, fraction: f}}` "
+                    "and the other `part: {take: rest, fraction: f}` with the same f"
+                )
+            elif files.exclude != more.exclude:
+                problems.append(f"files.{other}.exclude: must equal files.{name}.exclude, its other part")
+    return problems
+
+
+def _fmri_problems(params: Params) -> list[str]:
+    fmri, problems = params.fmri, []
+    subjects = [*fmri.simulated, *fmri.files]
+    if subjects != [fmri.subject]:
+        problems.append(
+            "fmri.subject: wants exactly one entry of its name in fmri.simulated or fmri.files, "
+            f"got {fmri.subject} and entries {subjects}"
+        )
+    formats = ["simulated" for _ in fmri.simulated] + [files.format for files in fmri.files.values()]
+    if formats and fmri.source not in formats:
+        problems.append(f"fmri.source: is {fmri.source}, but the entry given is {formats[0]}")
+    if (fmri.source == "simulated") != (fmri.space == "simulated"):
+        problems.append(f"fmri.space: {fmri.space} does not go with fmri.source {fmri.source}")
+    for subject, simulated in fmri.simulated.items():
+        if simulated.scenes != "nsd" or "nsd" not in params.rendered:
+            problems.append(f"fmri.simulated.{subject}.scenes: must be nsd, and nsd must be in rendered")
+    if fmri.files and "nsd" in params.rendered:
+        problems.append("rendered.nsd: is drawn, but fmri.files was measured on other images")
+    if fmri.validation + fmri.test >= 1:
+        problems.append("fmri.validation, fmri.test: leave nothing to train on")
+    if params.demo.reliability[0] > params.demo.reliability[1]:
+        problems.append(f"demo.reliability: wants low, high, got {list(params.demo.reliability)}")
+    return problems
+
+
+def _model_problems(params: Params) -> list[str]:
+    problems = []
+    for section, part in (("encoder", params.encoder), ("fusion", params.fusion)):
+        if part.width % part.heads:
+            problems.append(f"{section}.heads: {part.heads} does not divide {section}.width {part.width}")
+    for section, backbone in (
+        ("backbone", params.backbone),
+        ("encoder.control_features", params.encoder.control_features),
+    ):
+        if not backbone.layers:
+            problems.append(f"{section}.layers: wants at least one layer")
+        if Path(backbone.weights).is_absolute():
+            problems.append(f"{section}.weights: wants a path relative to {paths.DATA_ROOT_VARIABLE}")
+    names = [params.fusion.rois] if isinstance(params.fusion.rois, str) else list(params.fusion.rois)
+    known = ["all", *ROI_GROUPS, *ROI_NAMES]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f", did you mean '{near[0]}'?" if near else f"; groups are {', '.join(ROI_GROUPS)}"
+            problems.append(f"fusion.rois: unknown ROI '{name}'{hint}")
+    if not names:
+        problems.append("fusion.rois: wants 'all', a group or a list of ROIs")
+    if not params.fusion.probe_c:
+        problems.append("fusion.probe_c: wants at least one strength")
+    return problems
+
+
+def _path_problems(params: Params) -> list[str]:
+    """Paths below the data root that are not there. What is indexed or cached already may be gone."""
+    root, problems = paths.data_root(), []
+    wanted = {
+        f"files.{name}.path": files.path
+        for name, files in params.files.items()
+        if not paths.manifest(name).exists()
+    }
+    if not paths.FMRI_MANIFEST.exists():
+        wanted |= {f"fmri.files.{name}.path": files.path for name, files in params.fmri.files.items()}
+    if not all(paths.tokens(name).exists() for name in params.sets):
+        wanted |= {"backbone.weights": params.backbone.weights}
+    if params.encoder.control == "features":
+        wanted |= {"encoder.control_features.weights": params.encoder.control_features.weights}
+    for key, path in wanted.items():
+        if path == "hub" or path.startswith("package:"):
+            continue
+        if Path(path).is_absolute():
+            problems.append(f"{key}: {path} is absolute; paths are relative to {paths.DATA_ROOT_VARIABLE}")
+        elif not (root / path).exists():
+            problems.append(
+                f"{key}: {root / path} does not exist (set {paths.DATA_ROOT_VARIABLE} or mend the path)"
+            )
+    return problems

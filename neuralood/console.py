@@ -1,0 +1,110 @@
+"""What a person sees of a run: one console on stderr, progress bars with rate and time left, result tables."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+LOG_INTERVAL_S = 30.0
+"""Seconds between two plain progress lines where stderr is no terminal."""
+
+_progress_shown = True
+
+
+def show_progress(shown: bool) -> None:
+    """Switch all progress output on or off (`runtime.progress`)."""
+    global _progress_shown
+    _progress_shown = shown
+
+
+class _Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} /s", style="dim")
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield `items` with a progress bar on a terminal, or a plain line every 30 s in a log."""
+    if not _progress_shown:
+        yield from items
+    elif console.is_terminal:
+        yield from _track_bar(items, description, total)
+    else:
+        yield from _track_lines(items, description, total)
+
+
+def _track_bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _track_lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    started = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_INTERVAL_S and done < total:
+            last = now
+            rate = done / (now - started)
+            left_s = (total - done) / rate
+            console.print(f"{description}: {done}/{total}, {rate:,.1f} /s, {left_s:,.0f} s left")
+
+
+def note(message: str) -> None:
+    """One plain line."""
+    console.print(escape(message))
+
+
+def warn(message: str) -> None:
+    """One line that asks for a look."""
+    console.print(f"[yellow]warning:[/] {escape(message)}")
+
+
+def fail(message: str) -> None:
+    """Why a stage stops: one line, or one line a problem."""
+    console.print(f"[bold red]error:[/] {escape(message)}")
+
+
+def wrote(path: Path, what: str) -> None:
+    """Say at the end of a stage what it wrote."""
+    console.print(f"[dim]wrote[/] {escape(str(path))} [dim]({escape(what)})[/]")
+
+
+def results(title: str, rows: Mapping[str, str]) -> None:
+    """A small two-column table of results."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    console.print(table)

@@ -1,0 +1,214 @@
+"""Reads a subject's folder as Algonauts 2023 lays it out; simulated fMRI lies in the same way."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuralood.data.arrays import read_npy
+from neuralood.data.rois import ROI_FAMILIES
+from neuralood.errors import UserError
+
+HEMISPHERES = ("lh", "rh")
+"""Left first, everywhere: the one vertex axis is lh, then rh."""
+
+BLOCK_BYTES = 64 * 2**20
+"""fMRI is read in blocks of about this size, so that memory stays bounded."""
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject's measured fMRI: I images, V vertices (lh, then rh), R ROIs that are not empty."""
+
+    files: tuple[str, ...]
+    """Every file that was read, relative to the folder."""
+    fmri_files: tuple[Path, Path]
+    fmri: tuple[Array, Array]
+    """lh (I V_lh) and rh (I V_rh), mapped from their files."""
+    hemi: npt.NDArray[np.int8]
+    """0 left, 1 right, V."""
+    roi_names: tuple[str, ...]
+    """Such as lh.V1v: in the order of the tables, lh before rh."""
+    roi: npt.NDArray[np.bool_]
+    """Membership, R V; a vertex may belong to several ROIs or to none."""
+    ceiling: npt.NDArray[np.float32] | None
+    """The largest r a perfect model can reach, V; None where the noise ceiling is not public."""
+    fsaverage_vertex: npt.NDArray[np.int32] | None
+    """Index of each vertex on fsaverage's own hemisphere, V; None for vertices that have no such place."""
+
+    @property
+    def n_images(self) -> int:
+        return len(self.fmri[0])
+
+    @property
+    def n_vertices(self) -> int:
+        return len(self.hemi)
+
+    def blocks(self, rows: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """fMRI as float32 in blocks of up to `rows` images: index of the first, and B V values."""
+        for start in range(0, self.n_images, rows):
+            pieces = [hemisphere[start : start + rows] for hemisphere in self.fmri]
+            yield start, np.concatenate(pieces, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def read_subject(folder: Path) -> Subject:
+    """Read all but the fMRI's values, which stay on disk.
+
+    Raises UserError where a file of the layout is missing or damaged, or where files contradict each other;
+    `check_finite` looks at the values.
+    """
+    files = _required_files(folder)
+    fmri_files = (folder / _fmri_name("lh"), folder / _fmri_name("rh"))
+    left, right = (_read_fmri(file) for file in fmri_files)
+    if len(left) != len(right):
+        raise UserError(
+            f"{fmri_files[0]} has {len(left)} rows and {fmri_files[1].name} has {len(right)}: "
+            "both need one row an image; download them again"
+        )
+    widths = (left.shape[1], right.shape[1])
+    roi_names, roi = _read_rois(folder, widths)
+    ceiling_files = _optional_pair(folder, "test_split/noise_ceiling/{}_noise_ceiling.npy")
+    place_files = _optional_pair(folder, "roi_masks/{}.all-vertices_fsaverage_space.npy")
+    return Subject(
+        files=(*files, *ceiling_files, *place_files),
+        fmri_files=fmri_files,
+        fmri=(left, right),
+        hemi=np.repeat(np.arange(2, dtype=np.int8), widths),
+        roi_names=roi_names,
+        roi=roi,
+        ceiling=_joined(_read_ceiling, folder, ceiling_files, widths),
+        fsaverage_vertex=_joined(_read_places, folder, place_files, widths),
+    )
+
+
+def check_finite(subject: Subject) -> None:
+    """Raise UserError, a line a file, where fMRI has NaN or infinite values; reads all of it, in blocks."""
+    problems = []
+    for file, values in zip(subject.fmri_files, subject.fmri, strict=True):
+        bad_rows, bad_columns = 0, np.zeros(values.shape[1], bool)
+        rows = block_rows(values.shape[1])
+        for start in range(0, len(values), rows):
+            bad = ~np.isfinite(values[start : start + rows])
+            bad_rows += int(bad.any(axis=1).sum())
+            bad_columns |= bad.any(axis=0)
+        if bad_rows:
+            problems.append(
+                f"{file} has NaN or infinite values in {bad_rows} of {len(values)} rows and "
+                f"{bad_columns.sum()} of {len(bad_columns)} vertices: download it again, or remove these "
+                "vertices from it and its masks"
+            )
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def block_rows(n_vertices: int) -> int:
+    """Rows of float32 fMRI that make up one block."""
+    return max(1, BLOCK_BYTES // (4 * max(n_vertices, 1)))
+
+
+def _fmri_name(hemisphere: str) -> str:
+    return f"training_split/training_fmri/{hemisphere}_training_fmri.npy"
+
+
+def _mask_name(hemisphere: str, family: str) -> str:
+    return f"roi_masks/{hemisphere}.{family}_challenge_space.npy"
+
+
+def _required_files(folder: Path) -> tuple[str, ...]:
+    names = [_fmri_name(hemisphere) for hemisphere in HEMISPHERES]
+    names += [_mask_name(hemisphere, family) for hemisphere in HEMISPHERES for family in ROI_FAMILIES]
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
+        shown = f"{len(found)} .npy files, such as {found[0]}" if found else "no .npy file"
+        headline = (
+            f"{folder} is no complete Algonauts 2023 subject ({shown} found); put in place what is missing:"
+        )
+        raise UserError("\n".join([headline, *(f"  {name}" for name in missing)]))
+    return tuple(names)
+
+
+def _optional_pair(folder: Path, pattern: str) -> tuple[str, ...]:
+    """Names of the files of both hemispheres, or of none where neither is there."""
+    names = tuple(pattern.format(hemisphere) for hemisphere in HEMISPHERES)
+    there = [(folder / name).exists() for name in names]
+    if any(there) and not all(there):
+        present, missing = names if there[0] else names[::-1]
+        raise UserError(f"{folder / missing} is missing while {present} is there: add it, or move both away")
+    return names if all(there) else ()
+
+
+def _read_fmri(file: Path) -> Array:
+    values = read_npy(file, mapped=True)
+    if values.ndim != 2 or 0 in values.shape:
+        raise UserError(f"{file} has shape {values.shape}, expected images x vertices: replace it")
+    return values
+
+
+def _read_vector(file: Path, length: int | None) -> Array:
+    values = read_npy(file)
+    if values.ndim != 1 or (length is not None and len(values) != length):
+        wanted = "one axis" if length is None else f"({length},), one value a vertex of the fMRI"
+        raise UserError(
+            f"{file} has shape {values.shape}, expected {wanted}: take the file of the same subject"
+        )
+    return values
+
+
+def _read_rois(folder: Path, widths: tuple[int, int]) -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
+    """Names and membership (R V) of the ROIs that this subject has."""
+    names, rows = [], []
+    for hemi, hemisphere in enumerate(HEMISPHERES):
+        own = slice(0, widths[0]) if hemi == 0 else slice(widths[0], sum(widths))
+        for family, table in ROI_FAMILIES.items():
+            labels = _read_labels(folder / _mask_name(hemisphere, family), widths[hemi], len(table))
+            for label, name in enumerate(table, start=1):
+                members = labels == label
+                if members.any():
+                    names.append(f"{hemisphere}.{name}")
+                    rows.append(np.zeros(sum(widths), bool))
+                    rows[-1][own] = members
+    return tuple(names), np.array(rows, bool).reshape(len(rows), sum(widths))
+
+
+def _read_labels(file: Path, length: int, n_labels: int) -> Array:
+    labels = _read_vector(file, length)
+    known = np.isin(labels, np.arange(n_labels + 1))
+    if not known.all():
+        shown = ", ".join(str(value) for value in np.unique(labels[~known])[:5])
+        raise UserError(f"{file} has labels {shown}, expected 0 to {n_labels}: take the challenge's own file")
+    return labels
+
+
+def _joined(read: Any, folder: Path, names: tuple[str, ...], widths: tuple[int, int]) -> Any:
+    """Both hemispheres' values on the one vertex axis, or None without files."""
+    if not names:
+        return None
+    return np.concatenate([read(folder / name, width) for name, width in zip(names, widths, strict=True)])
+
+
+def _read_ceiling(file: Path, length: int) -> npt.NDArray[np.float32]:
+    """The root of the explainable fraction of variance, which is the ceiling of r."""
+    fraction = _read_vector(file, length)
+    if not ((fraction >= 0) & (fraction <= 1)).all():  # so that NaN is refused as well
+        low, high = fraction.min(), fraction.max()
+        hint = "; these look like percent: divide by 100" if low >= 0 and 1 < high <= 100 else ": replace it"
+        raise UserError(
+            f"{file} runs from {low:g} to {high:g}, expected fractions of variance from 0 to 1{hint}"
+        )
+    ceiling: npt.NDArray[np.float32] = np.sqrt(fraction).astype(np.float32)
+    return ceiling
+
+
+def _read_places(file: Path, length: int) -> npt.NDArray[np.int32]:
+    places = np.flatnonzero(_read_vector(file, None)).astype(np.int32)
+    if len(places) != length:
+        raise UserError(
+            f"{file} marks {len(places)} vertices, the fMRI has {length}: take the file of the same subject"
+        )
+    return places

@@ -1,0 +1,1 @@
+"""The demo world: rendered scenes and a simulated brain that looks at them."""

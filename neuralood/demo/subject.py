@@ -1,0 +1,45 @@
+"""The demo's brain: a simulated subject looks at the rendered nsd images."""
+
+import numpy as np
+from PIL import Image
+
+from neuralood import console, paths
+from neuralood.config import Params
+from neuralood.data.fmri import simulated_fmri
+from neuralood.data.manifest import read_manifest
+from neuralood.demo.brain import BrainSettings, simulate, write_algonauts
+from neuralood.demo.drawing import scenes_of
+from neuralood.errors import UserError
+from neuralood.records import write_json
+from neuralood.seeding import derived_seed
+from neuralood.store import Array
+
+
+def simulate_subject(params: Params, subject: str) -> None:
+    """fMRI of the simulated `subject` for the rendered nsd images: data/demo/fmri/ and its manifest."""
+    demo = params.demo
+    settings = BrainSettings(
+        high_rois=demo.high_rois,
+        reliability=demo.reliability,
+        repeats=demo.repeats,
+        early_vertices=demo.vertices.early,
+        high_vertices=demo.vertices.high,
+        rest_vertices=demo.vertices.rest,
+    )
+    images = _images("nsd")
+    scenes = scenes_of(params, "nsd")
+    if len(images) != len(scenes):
+        raise UserError(
+            f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
+        )
+    simulated = simulate(scenes, images, settings, derived_seed(params.seed, "subject"))
+    write_algonauts(paths.DEMO_FMRI, simulated)
+    write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
+    console.wrote(
+        paths.DEMO_FMRI, f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices"
+    )
+
+
+def _images(set_name: str) -> Array:
+    """The drawn images of a set, I H W 3 uint8, in the manifest's order."""
+    return np.stack([np.asarray(Image.open(file)) for file in read_manifest(set_name).image_files()])

@@ -1,0 +1,36 @@
+"""Where tensors are computed, and how to compute the same numbers twice."""
+
+import os
+
+import torch
+
+from neuralood.errors import UserError
+
+
+def prepare_torch(device: str, threads: int) -> torch.device:
+    """Fix the thread count, ask an accelerator for deterministic kernels, and return the device that `device` names.
+
+    `auto` takes CUDA, then MPS, then the CPU. Raises UserError where the named device is not there.
+    """
+    torch.set_num_threads(threads)
+    chosen = torch.device(_best_device() if device == "auto" else device)
+    try:
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"runtime.device: {device} cannot be used here ({error})".splitlines()[0]) from None
+    if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return chosen
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def autocast(device: torch.device, dtype: str) -> torch.autocast:
+    """Mixed precision on CUDA; everywhere else, and for `none`, a context that changes nothing."""
+    enabled = device.type == "cuda" and dtype != "none"
+    return torch.autocast(device.type, getattr(torch, dtype) if enabled else None, enabled=enabled)

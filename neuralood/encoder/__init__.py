@@ -1,0 +1,1 @@
+"""The brain encoder: patch tokens to predicted fMRI."""

@@ -1,0 +1,43 @@
+"""What the brain's information is compared with: the fMRI that a control trains on."""
+
+import numpy as np
+
+from neuralood.store import Array
+
+
+def derangement(n: int, rng: np.random.Generator) -> Array:
+    """A random permutation of 0..n-1 that leaves nothing in its place (n > 1): Sattolo's single cycle.
+
+    Raises ValueError for n = 1, where there is none.
+    """
+    if n == 1:
+        raise ValueError("one image cannot be deranged")
+    order = np.arange(n)
+    for last in range(n - 1, 0, -1):
+        other = rng.integers(last)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def shuffled_fmri(fmri: Array, parts: list[Array], rng: np.random.Generator) -> Array:
+    """fMRI I V with the images of each part exchanged among themselves, in one way for all vertices."""
+    shuffled = fmri.copy()
+    for rows in parts:
+        shuffled[rows] = fmri[rows[derangement(len(rows), rng)]]
+    return shuffled
+
+
+def feature_fmri(features: Array, train: Array, ceiling: Array, rng: np.random.Generator) -> Array:
+    """Random projections of a network's features, as noisy as the measured fMRI: I F -> I V.
+
+    Each projection is standardised on the rows `train` and mixed with Gaussian noise so that its ceiling is the
+    given one (V): y = c z + sqrt(1 - c^2) e.
+    """
+    centred = features - features[train].mean(axis=0)
+    scaled = centred / np.maximum(features[train].std(axis=0), 1e-6)
+    weights = rng.standard_normal((features.shape[1], len(ceiling)), dtype=np.float32)
+    signal = scaled @ weights
+    signal /= np.maximum(signal[train].std(axis=0), 1e-6)
+    noise = rng.standard_normal(signal.shape, dtype=np.float32)
+    mixed: Array = (ceiling * signal + np.sqrt(1 - ceiling**2) * noise).astype(np.float32)
+    return mixed

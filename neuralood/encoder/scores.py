@@ -1,0 +1,57 @@
+"""How well fMRI is predicted: Pearson r a vertex, against the noise ceiling."""
+
+from typing import Any
+
+import numpy as np
+
+from neuralood.records import rounded
+from neuralood.store import Array
+
+
+def pearson_columns(predicted: Array, measured: Array) -> Array:
+    """Pearson r of each column: predicted I V, measured I V -> V. A constant column scores 0."""
+    a = predicted - predicted.mean(axis=0, dtype=np.float64)
+    b = measured - measured.mean(axis=0, dtype=np.float64)
+    norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+    constant = norms < 1e-10 * len(a)
+    r: Array = np.where(constant, 0.0, (a * b).sum(axis=0) / np.where(constant, 1.0, norms))
+    return r
+
+
+def fraction_of_ceiling(r: Array, ceiling: Array, threshold: float) -> float | None:
+    """Median over vertices with a ceiling above `threshold` of r / c; None where there is no such vertex."""
+    counted = ceiling > threshold
+    return float(np.median(r[counted] / ceiling[counted])) if counted.any() else None
+
+
+def noise_normalised(r: Array, ceiling: Array, threshold: float) -> Array:
+    """r |r| / c^2 of the vertices with a ceiling above `threshold`: share of the explainable variance, signed."""
+    counted = ceiling > threshold
+    normalised: Array = r[counted] * np.abs(r[counted]) / ceiling[counted] ** 2
+    return normalised
+
+
+def summary(r: Array, ridge_r: Array, ceiling: Array | None, threshold: float) -> dict[str, Any]:
+    """Scores of a set of vertices, as in metrics/encoder.json; what needs a ceiling is left out where none is known."""
+    scores: dict[str, Any] = {"pearson": _mean_median(r), "ridge": {"pearson": _mean_median(ridge_r)}}
+    fraction = None if ceiling is None else fraction_of_ceiling(r, ceiling, threshold)
+    if ceiling is not None and fraction is not None:
+        scores["fraction_of_ceiling"] = rounded(fraction)
+        scores["noise_normalised"] = _mean_median(noise_normalised(r, ceiling, threshold))
+    return scores
+
+
+def roi_scores(r: Array, ridge_r: Array, ceiling: Array | None, members: Array) -> dict[str, Any]:
+    """Medians over the vertices of one ROI."""
+    scores = {
+        "n_vertices": int(np.count_nonzero(members)),
+        "pearson": rounded(np.median(r[members])),
+        "ridge": rounded(np.median(ridge_r[members])),
+    }
+    if ceiling is not None:
+        scores["noise_ceiling"] = rounded(np.median(ceiling[members]))
+    return scores
+
+
+def _mean_median(values: Array) -> dict[str, float]:
+    return {"mean": rounded(values.mean()), "median": rounded(np.median(values))}

@@ -1,0 +1,206 @@
+"""Train the brain encoder on tokens and fMRI of the same images, and score it on images it never saw."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuralood import console, paths
+from neuralood.backbone import load_backbone
+from neuralood.config import Params
+from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
+from neuralood.data.images import read_image
+from neuralood.data.manifest import read_manifest
+from neuralood.data.rois import ROI_GROUPS
+from neuralood.device import prepare_torch
+from neuralood.encoder.controls import feature_fmri, shuffled_fmri
+from neuralood.encoder.model import RoiEncoder, query_membership
+from neuralood.encoder.ridge import ridge_predictions
+from neuralood.encoder.scores import pearson_columns, roi_scores, summary
+from neuralood.encoder.trained import predict, save_encoder
+from neuralood.errors import UserError
+from neuralood.reading import PREDICT_BATCH, batches, patch_batch, token_statistics
+from neuralood.records import write_json, write_whole
+from neuralood.seeding import derived_seed, generator
+from neuralood.store import Array, Rows, Store, open_store
+from neuralood.training import Epoch, Schedule, best_epoch, fit, write_curve
+
+SCORES = "scores.npz"
+CURVE = "curve.tsv"
+
+
+def train_encoder(params: Params) -> None:
+    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/ and metrics/encoder.json."""
+    device = prepare_torch(params.runtime.device, params.runtime.training_threads)
+    tokens, measured = open_store(paths.tokens("nsd")), read_measured()
+    _require_same_images(tokens, measured)
+    parts = [np.flatnonzero(measured.split == part) for part in (TRAIN, VALIDATION, TEST)]
+
+    fmri = np.asarray(measured.fmri[:], np.float32)
+    model, history = _train_control(params, tokens["patches"], fmri, measured, parts, device)
+    predicted = predict(model, tokens["patches"], parts[2])
+    ridge = _ridge(params, tokens["patches"], fmri, parts)
+    scores = {
+        "pearson": pearson_columns(predicted, fmri[parts[2]]),
+        "ridge": pearson_columns(ridge, fmri[parts[2]]),
+    }
+    record = encoder_metrics(scores["pearson"], scores["ridge"], measured, params.fmri.ceiling_threshold)
+    record |= {"n_train": len(parts[0]), "n_test": len(parts[2])}
+
+    save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
+    write_whole(paths.ENCODER / SCORES, lambda partial: _save_npz(partial, scores))
+    write_curve(paths.ENCODER / CURVE, history)
+    write_json(paths.ENCODER_METRICS, record)
+    _show(record, params.encoder.control, history)
+
+
+def build_encoder(params: Params, measured: Measured, patches: Rows, seed: int) -> RoiEncoder:
+    """An encoder with random weights for this subject and these tokens."""
+    _, layers, n_patches, width = patches.shape
+    membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
+    torch.manual_seed(seed)
+    settings = params.encoder
+    return RoiEncoder(
+        membership,
+        patches=n_patches,
+        token_width=layers * width,
+        width=settings.width,
+        depth=settings.depth,
+        heads=settings.heads,
+        dropout=settings.dropout,
+    )
+
+
+def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: float) -> dict[str, Any]:
+    """metrics/encoder.json without its counts of images."""
+    ceiling = measured.ceiling
+    record = summary(r, ridge_r, ceiling, threshold)
+    record |= {"data": measured.source, "subject": measured.subject, "n_vertices": len(r), "groups": {}}
+    for group in ("early", "high"):
+        members = _group_vertices(measured, group)
+        if members.any():
+            of_group = None if ceiling is None else ceiling[members]
+            record["groups"][group] = summary(r[members], ridge_r[members], of_group, threshold)
+    record["roi"] = {
+        name: roi_scores(r, ridge_r, ceiling, members)
+        for name, members in zip(measured.roi_names, measured.roi, strict=True)
+    }
+    return record
+
+
+def _group_vertices(measured: Measured, group: str) -> Array:
+    chosen = [name.split(".", 1)[1] in ROI_GROUPS[group] for name in measured.roi_names]
+    members: Array = measured.roi[chosen].any(axis=0)
+    return members
+
+
+def _train_control(
+    params: Params, patches: Rows, fmri: Array, measured: Measured, parts: list[Array], device: torch.device
+) -> tuple[RoiEncoder, list[Epoch]]:
+    """The encoder that `encoder.control` asks for, and its training curve."""
+    control, seed = params.encoder.control, params.seed
+    model = build_encoder(params, measured, patches, derived_seed(seed, "encoder weights")).to(device)
+    model.standardise_by(*token_statistics(patches, parts[0]))
+    if control == "untrained":
+        return model.eval(), []
+    if control == "features":
+        fmri = _feature_targets(params, measured, parts[0])
+    if control != "shuffled":
+        return model, _fit(params, model, patches, fmri, parts, None)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = best_epoch(_fit(params, model, patches, fmri, parts, None))
+    model.load_state_dict(start)
+    shuffled = shuffled_fmri(fmri, parts[:2], generator(seed, "shuffled fMRI"))
+    return model, _fit(params, model, patches, shuffled, parts, kept)
+
+
+def _fit(
+    params: Params, model: RoiEncoder, patches: Rows, fmri: Array, parts: list[Array], stop_after: int | None
+) -> list[Epoch]:
+    """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation."""
+    device = next(model.parameters()).device
+    target = torch.from_numpy(fmri)
+
+    def loss_of(rows: Array) -> Tensor:
+        return F.mse_loss(model(patch_batch(patches, rows, device)), target[rows].to(device))
+
+    def validate() -> float:
+        squares = [float(loss_of(rows)) * len(rows) for rows in batches(parts[1], PREDICT_BATCH)]
+        return sum(squares) / len(parts[1])
+
+    settings = params.encoder
+    return fit(
+        model,
+        parts[0],
+        loss_of,
+        validate,
+        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
+        generator(params.seed, "encoder batches"),
+        f"brain encoder ({settings.control})",
+        stop_after=stop_after,
+    )
+
+
+def _feature_targets(params: Params, measured: Measured, train: Array) -> Array:
+    """Projections of another network's (or layer's) features of the same images, at the measured ceilings."""
+    manifest = read_manifest("nsd")
+    backbone = load_backbone(**asdict(params.encoder.control_features), data_root=paths.data_root())
+    transform = backbone.preprocessing.transform()
+    features = []
+    files = console.track(manifest.image_files(), "features of the control (images)", len(manifest))
+    for group in _groups_of(files, PREDICT_BATCH):
+        cls, patches = backbone.tokens(torch.stack([transform(read_image(file)) for file in group]))
+        features.append(torch.cat([cls, patches.flatten(1)], dim=1).numpy())
+    if measured.ceiling is None:
+        console.warn("no noise ceiling is known: the features control trains on noiseless projections")
+    ceiling = np.ones(len(measured.hemi)) if measured.ceiling is None else measured.ceiling
+    return feature_fmri(
+        np.concatenate(features), train, ceiling, generator(params.seed, "feature projections")
+    )
+
+
+def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
+    while group := list(islice(items, size)):
+        yield group
+
+
+def _ridge(params: Params, patches: Rows, fmri: Array, parts: list[Array]) -> Array:
+    """The ridge baseline: always on the measured fMRI, whatever the control."""
+    train, test = (
+        np.asarray(patches[rows], np.float32).reshape(len(rows), -1) for rows in (parts[0], parts[2])
+    )
+    seed = derived_seed(params.seed, "ridge components")
+    return ridge_predictions(train, fmri[parts[0]], test, params.encoder.ridge_components, seed)
+
+
+def _require_same_images(tokens: Store, measured: Measured) -> None:
+    if tokens.attributes["dataset"] != measured.dataset:
+        raise UserError(
+            f"{tokens.path} and {paths.MEASURED} are of different images: run `dvc repro`, which makes both again"
+        )
+
+
+def _save_npz(partial: Path, arrays: dict[str, Array]) -> None:
+    with partial.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _show(record: dict[str, Any], control: str, history: list[Epoch]) -> None:
+    simulated = " (simulated fMRI)" if record["data"] == "simulated" else ""
+    rows = {
+        "median r, encoder": f"{record['pearson']['median']:.3f}",
+        "median r, ridge": f"{record['ridge']['pearson']['median']:.3f}",
+        "epoch kept": str(best_epoch(history)) if history else "none",
+    }
+    for group, scores in record["groups"].items():
+        if "fraction_of_ceiling" in scores:
+            rows[f"fraction of ceiling, {group}"] = f"{scores['fraction_of_ceiling']:.3f}"
+    console.results(f"Brain encoder, control {control}{simulated}", rows)
+    console.wrote(paths.ENCODER, "brain encoder")
+    console.wrote(paths.ENCODER_METRICS, "scores on unseen images")

@@ -1,0 +1,60 @@
+"""A trained brain encoder: kept on disk, and put to use."""
+
+from typing import Any
+
+import torch
+
+from neuralood import paths
+from neuralood.checkpoint import load_tensors, save_tensors
+from neuralood.data.fmri import Measured
+from neuralood.encoder.model import RoiEncoder
+from neuralood.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.records import read_json, write_json
+from neuralood.store import Array, Rows, Store, require_same
+from neuralood.weights import fingerprint
+
+WEIGHTS = "encoder.safetensors"
+RECORD = "encoder.json"
+
+RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", "pool")
+"""What two token stores must share for one encoder to read both."""
+
+
+def require_recipe(tokens: Store, record: dict[str, Any]) -> None:
+    """Refuse tokens that differ from those the encoder was trained on. Raises UserError naming what differs."""
+    require_same(tokens, record["tokens"])
+
+
+def save_encoder(model: RoiEncoder, tokens: Store, measured: Measured, control: str, epochs: int) -> None:
+    """Write weights, and what is needed to build the model, to name its vertices and to refuse other tokens."""
+    save_tensors(paths.ENCODER / WEIGHTS, model.state_dict())
+    record = {
+        "sizes": model.sizes,
+        "control": control,
+        "source": measured.source,
+        "fingerprint": fingerprint(model),
+        "epochs": epochs,
+        "roi_names": list(measured.roi_names),
+        "hemi": measured.hemi.tolist(),
+        "tokens": {key: tokens.attributes[key] for key in RECIPE},
+    }
+    write_json(paths.ENCODER / RECORD, record, compact=True)
+
+
+def load_encoder() -> tuple[RoiEncoder, dict[str, Any]]:
+    """The trained encoder in eval mode, and its record (control, and what its tokens were made of)."""
+    record = read_json(paths.ENCODER / RECORD)
+    weights = load_tensors(paths.ENCODER / WEIGHTS)
+    model = RoiEncoder(weights["membership"], **record["sizes"])
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False), record
+
+
+def predict(model: RoiEncoder, patches: Rows, rows: Array) -> Array:
+    """Predicted fMRI, I V float32, of the given rows of a token store."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        parts = [
+            model(patch_batch(patches, batch, device)).float().cpu() for batch in batches(rows, PREDICT_BATCH)
+        ]
+    return torch.cat(parts).numpy()

@@ -1,0 +1,1 @@
+"""Fusion of image tokens and predicted fMRI, and the linear probe that it has to beat."""

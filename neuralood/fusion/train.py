@@ -1,0 +1,166 @@
+"""Train the fusion classifier and its linear probe on the train set, choices made on a holdout of it."""
+
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from neuralood import console, paths
+from neuralood.config import Fusion, Params
+from neuralood.data.fmri import vertices_of
+from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
+from neuralood.data.splits import stratified_holdout
+from neuralood.device import prepare_torch
+from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.trained import load_encoder
+from neuralood.errors import UserError
+from neuralood.fusion.loss import fusion_loss
+from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
+from neuralood.fusion.probe import Probe, fit_probe
+from neuralood.fusion.trained import RECORD, ImageData, open_image_data, save_seed, seed_folder
+from neuralood.reading import PREDICT_BATCH, batches, mean_and_sd, token_statistics
+from neuralood.records import write_json
+from neuralood.seeding import derived_seed, generator
+from neuralood.store import Array
+from neuralood.training import Epoch, Schedule, best_epoch, fit, write_curve
+
+CURVE = "curve.tsv"
+FMRI_SD_FLOOR = 1e-3
+"""Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
+
+
+def train_fusion(params: Params) -> None:
+    """Tokens and predicted fMRI of train -> data/models/fusion/, one model and one probe a seed."""
+    device = prepare_torch(params.runtime.device, params.runtime.training_threads)
+    manifest, (encoder, record) = read_manifest("train"), load_encoder()
+    data, labels = open_image_data(manifest, record), np.asarray(manifest.labels)
+    _require_classes(manifest, labels)
+    roi = encoder.membership[: len(record["roi_names"])]  # the rest queries follow
+    chosen = vertices_of(params.fusion.rois, record["roi_names"], roi.numpy())
+    order = vertex_order(roi, torch.tensor(record["hemi"]), torch.from_numpy(chosen), params.fusion.vertex_order)
+
+    features = data.probe_features(np.arange(len(data)))
+    for number in range(params.fusion.seeds):
+        seed = derived_seed(params.seed, "fusion", number)
+        rows, holdout = stratified_holdout(labels, params.fusion.holdout, generator(seed, "holdout"))
+        probe = fit_probe(features, labels, rows, holdout, params.fusion.probe_c)
+        model = build_fusion(params.fusion, data, len(manifest.classes), order, encoder, seed).to(device)
+        standardise(model, data, rows)
+        history = _fit(params.fusion, model, data, labels, rows, holdout, seed)
+        save_seed(number, model, probe)
+        write_curve(seed_folder(number) / CURVE, history)
+        _show(number, probe, history, params.fusion)
+    summary = {
+        "sizes": asdict(model.sizes),
+        "variant": params.fusion.variant,
+        "pcc_weight": params.fusion.pcc_weight,
+        "seeds": params.fusion.seeds,
+        "classes": list(manifest.classes),
+        "parameters": parameter_counts(model, probe, encoder),
+    }
+    write_json(paths.FUSION / RECORD, summary)
+    console.wrote(paths.FUSION, f"fusion and linear probe, {params.fusion.seeds} seed(s)")
+
+
+def build_fusion(
+    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: RoiEncoder, seed: int
+) -> FusionClassifier:
+    """A fusion classifier with random weights; `image_only` gets an encoder of its own, random too."""
+    _, layers, _, width = data.tokens["patches"].shape
+    sizes = FusionSizes(
+        variant=settings.variant,
+        cls_width=data.tokens["cls"].shape[1],
+        patch_width=layers * width,
+        vertices=len(order),
+        classes=classes,
+        patch=settings.patch,
+        depth=settings.depth,
+        heads=settings.heads,
+        width=settings.width,
+        dropout=settings.dropout,
+    )
+    torch.manual_seed(derived_seed(seed, "weights"))
+    own = None
+    if settings.variant == "image_only":
+        own = RoiEncoder(encoder.membership, **encoder.sizes)
+        own.standardise_by(encoder.token_mean, encoder.token_sd)
+    return FusionClassifier(sizes, order, own)
+
+
+def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
+    """Set the model's input statistics from the training rows, holdout left out.
+
+    For `image_only` those of its own encoder's first output: no statistic of measured fMRI enters.
+    """
+    device = next(model.parameters()).device
+    cls = (torch.from_numpy(data.tokens["cls"][chosen]) for chosen in batches(rows, PREDICT_BATCH))
+    model.scale_cls.set(*mean_and_sd(cls))
+    model.scale_patches.set(*token_statistics(data.tokens["patches"], rows))
+    model.eval()
+    with torch.inference_mode():
+        read = (data.batch(chosen, device) for chosen in batches(rows, PREDICT_BATCH))
+        mean, sd = mean_and_sd(model.vertices_of(patches, fmri) for _, patches, fmri in read)
+    model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
+
+
+def parameter_counts(model: FusionClassifier, probe: Probe, encoder: RoiEncoder) -> dict[str, int]:
+    """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all."""
+    own = sum(value.numel() for value in model.encoder.parameters()) if model.encoder is not None else 0
+    return {
+        "linear": probe.weight.size + probe.bias.size,
+        "fusion": sum(value.numel() for value in model.parameters()) - own,
+        "encoder": sum(value.numel() for value in encoder.parameters()),
+    }
+
+
+def _fit(
+    settings: Fusion,
+    model: FusionClassifier,
+    data: ImageData,
+    labels: Array,
+    rows: Array,
+    holdout: Array,
+    seed: int,
+) -> list[Epoch]:
+    device = next(model.parameters()).device
+    targets = torch.from_numpy(labels).long()
+    weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
+
+    def outputs(chosen: Array) -> tuple[FusionOutput, Tensor]:
+        return model(*data.batch(chosen, device)), targets[chosen].to(device)
+
+    def loss_of(chosen: Array) -> Tensor:
+        output, truth = outputs(chosen)
+        return fusion_loss(output.logits, truth, output.image, output.brain, weight)
+
+    def validate() -> float:
+        total = 0.0
+        for chosen in batches(holdout, PREDICT_BATCH):
+            output, truth = outputs(chosen)
+            total += float(F.cross_entropy(output.logits, truth, reduction="sum"))
+        return total / len(holdout)
+
+    schedule = Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay)
+    rng = generator(seed, "batches")
+    return fit(model, rows, loss_of, validate, schedule, rng, f"fusion ({settings.variant})")
+
+
+def _require_classes(manifest: Manifest, labels: Array) -> None:
+    if len(manifest.classes) < 2 or (labels == UNLABELLED).any():
+        raise UserError(f"{paths.manifest('train')}: train needs labelled images of at least two classes")
+    counts = np.bincount(labels, minlength=len(manifest.classes))
+    if counts.min() < 2:
+        name = manifest.classes[int(counts.argmin())]
+        raise UserError(f"train: class {name} has {counts.min()} image(s), wants 2 or more (one is held out)")
+
+
+def _show(number: int, probe: Probe, history: list[Epoch], settings: Fusion) -> None:
+    kept = best_epoch(history)
+    rows = {
+        "probe: inverse penalty chosen": f"{probe.c:g}",
+        "fusion: epoch kept": f"{kept} of {settings.epochs}",
+        "fusion: cross-entropy on the holdout": f"{history[kept - 1].validation_loss:.4f}",
+    }
+    console.results(f"Fusion, {settings.variant}, seed {number}", rows)

@@ -1,0 +1,104 @@
+"""Trained fusion classifiers and probes: what they read, where they are kept, and put to use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuralood import paths
+from neuralood.checkpoint import load_tensors, save_tensors
+from neuralood.data.manifest import Manifest
+from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.trained import require_recipe
+from neuralood.errors import UserError
+from neuralood.fusion.model import FusionClassifier, FusionSizes
+from neuralood.fusion.probe import Probe
+from neuralood.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.records import read_json
+from neuralood.store import Array, Store, open_store
+
+RECORD = "fusion.json"
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Stores of one image set, row by row the same images."""
+
+    tokens: Store
+    fmri: Store
+
+    def __len__(self) -> int:
+        return len(self.tokens["cls"])
+
+    def batch(self, rows: Array, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """[CLS] B D', patches B N (L D) and raw predicted fMRI B V of the given rows, float32."""
+        cls, fmri = (
+            torch.from_numpy(np.asarray(store[rows])) for store in (self.tokens["cls"], self.fmri["fmri"])
+        )
+        patches = patch_batch(self.tokens["patches"], rows, device)
+        return cls.to(device).float(), patches, fmri.to(device).float()
+
+    def probe_features(self, rows: Array) -> Array:
+        """concat([CLS], GAP of patches), I x (D' + L D) float32: what the linear probe reads."""
+        parts = []
+        for chosen in batches(rows, PREDICT_BATCH):
+            patches = patch_batch(self.tokens["patches"], chosen, torch.device("cpu")).mean(dim=1).numpy()
+            parts.append(
+                np.concatenate([np.asarray(self.tokens["cls"][chosen], np.float32), patches], axis=1)
+            )
+        return np.concatenate(parts)
+
+
+def open_image_data(manifest: Manifest, encoder_record: dict[str, Any]) -> ImageData:
+    """The token and fMRI stores of a set. Raises UserError where they are of other images or another encoder."""
+    name = manifest.set_name
+    data = ImageData(open_store(paths.tokens(name)), open_store(paths.predicted_fmri(name)))
+    require_recipe(data.tokens, encoder_record)
+    for store in (data.tokens, data.fmri):
+        if store.attributes["dataset"] != manifest.fingerprint:
+            raise UserError(f"{store.path} is of other images than {paths.manifest(name)}: run `dvc repro`")
+    if data.fmri.attributes["encoder"] != encoder_record["fingerprint"]:
+        raise UserError(f"{data.fmri.path} was predicted by another encoder: run `dvc repro`")
+    return data
+
+
+def save_seed(number: int, model: FusionClassifier, probe: Probe) -> None:
+    """Write the models of one seed."""
+    folder = seed_folder(number)
+    save_tensors(folder / "fusion.safetensors", model.state_dict())
+    arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(probe).items()}
+    save_tensors(folder / "probe.safetensors", arrays)
+
+
+def load_seed(number: int, record: dict[str, Any], encoder: RoiEncoder) -> tuple[FusionClassifier, Probe]:
+    """The fusion classifier (eval mode) and probe of one seed."""
+    folder = seed_folder(number)
+    tensors = load_tensors(folder / "fusion.safetensors")
+    own = RoiEncoder(encoder.membership, **encoder.sizes) if record["variant"] == "image_only" else None
+    model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
+    model.load_state_dict(tensors)
+    probe = load_tensors(folder / "probe.safetensors")
+    arrays = {name: value.numpy() for name, value in probe.items()}
+    return model.eval().requires_grad_(False), Probe(**{**arrays, "c": float(arrays["c"])})
+
+
+def load_record() -> dict[str, Any]:
+    """What all seeds share: sizes, variant, classes, parameter counts."""
+    return read_json(paths.FUSION / RECORD)
+
+
+def seed_folder(number: int) -> Path:
+    """Where the models of one seed lie."""
+    return paths.FUSION / f"seed{number}"
+
+
+def predict(model: FusionClassifier, data: ImageData, rows: Array) -> Tensor:
+    """Logits I C of the given rows, on the CPU."""
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        return torch.cat(
+            [model(*data.batch(part, device)).logits.float().cpu() for part in batches(rows, PREDICT_BATCH)]
+        )

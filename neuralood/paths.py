@@ -1,0 +1,60 @@
+"""Every file and folder that dvc.yaml names, relative to the project, and the root of the user's own data."""
+
+import os
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+DATA = Path("data")
+METRICS = Path("metrics")
+
+ENCODER = DATA / "models" / "encoder"
+FUSION = DATA / "models" / "fusion"
+DEMO_FMRI = DATA / "demo" / "fmri"
+FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
+MEASURED = DATA / "fmri" / "measured.zarr"
+ENCODER_METRICS = METRICS / "encoder.json"
+CLASSIFICATION_METRICS = METRICS / "classification.json"
+REPORT = METRICS / "report.html"
+PLOTS = METRICS / "plots"
+
+DATA_ROOT_VARIABLE = "NEURALOOD_DATA"
+
+
+def data_root() -> Path:
+    """Where the user's own images, fMRI and weights lie: $NEURALOOD_DATA, or data/raw where that is unset."""
+    return Path(os.environ.get(DATA_ROOT_VARIABLE) or DATA / "raw")
+
+
+def rendered(set_name: str) -> Path:
+    """Images that the demo drew for one set."""
+    return DATA / "demo" / set_name
+
+
+def made(set_name: str) -> Path:
+    """Images made from another set by a transform."""
+    return DATA / "made" / set_name
+
+
+def manifest(set_name: str) -> Path:
+    """The list of a set's images: what later stages depend on."""
+    return DATA / "manifests" / f"{set_name}.json"
+
+
+def tokens(set_name: str) -> Path:
+    """[CLS] and patch tokens of one set."""
+    return DATA / "tokens" / f"{set_name}.zarr"
+
+
+def predicted_fmri(set_name: str) -> Path:
+    """Predicted fMRI of one set."""
+    return DATA / "fmri" / f"{set_name}.zarr"
+
+
+def evaluation(set_name: str) -> Path:
+    """Per-image predictions and scores of one set."""
+    return DATA / "eval" / set_name
+
+
+def partial(path: Path) -> Path:
+    """Where a resumable output is built before it is renamed: outside DVC's outputs, which DVC deletes."""
+    return DATA / ".partial" / path.relative_to(DATA)

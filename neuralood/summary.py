@@ -1,0 +1,68 @@
+"""metrics/classification.json: the sets that params.yaml names, side by side."""
+
+from typing import Any
+
+import numpy as np
+
+from neuralood import console, paths
+from neuralood.config import Params
+from neuralood.predictions import MODELS, read_predictions
+from neuralood.records import read_json, rounded, write_json
+from neuralood.seeding import generator
+from neuralood.statistics import bootstrap_interval
+
+
+def summarize(params: Params) -> None:
+    """data/eval/SET/ of val and every OOD set -> metrics/classification.json."""
+    fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
+    cells = {
+        name: read_json(paths.evaluation(name) / "scores.json")
+        for name, image_set in params.sets.items()
+        if image_set.role in ("val", "ood")
+    }
+    record = {
+        "backbone": params.backbone.name,
+        "fmri": encoder["source"],
+        "variant": fusion["variant"],
+        "control": encoder["control"],
+        "pcc_weight": fusion["pcc_weight"],
+        "seeds": fusion["seeds"],
+        "parameters": fusion["parameters"],
+        "id": {name: cell for name, cell in cells.items() if params.sets[name].role == "val"},
+        "ood": {name: cell for name, cell in cells.items() if params.sets[name].role == "ood"},
+    }
+    if params.evaluation.ood_mean:
+        record["ood_mean"] = _ood_mean(params, cells)
+    write_json(paths.CLASSIFICATION_METRICS, record)
+    _show(record)
+    console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
+
+
+def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:
+    """Unweighted mean over the sets of `evaluation.ood_mean`; versions of one image are resampled together."""
+    names = params.evaluation.ood_mean
+    mean: dict[str, Any] = {"n_sets": len(names)}
+    for model in MODELS:
+        mean[model] = {"top1": rounded(np.mean([cells[name][model]["top1"] for name in names]))}
+    gains = {name: read_predictions(paths.evaluation(name)).gain() for name in names}
+    rng = generator(params.seed, "bootstrap", "ood mean")
+    low, high = bootstrap_interval(gains, params.evaluation.bootstrap, rng)
+    point = np.mean([gain.difference.mean() for gain in gains.values()])
+    mean["gain"] = {"top1": rounded(point), "low": rounded(low), "high": rounded(high)}
+    return mean
+
+
+def _show(record: dict[str, Any]) -> None:
+    simulated = ", simulated fMRI" if record["fmri"] == "simulated" else ""
+    rows = {name: _line(cell) for part in ("id", "ood") for name, cell in record[part].items()}
+    if "ood_mean" in record:
+        rows["mean OOD"] = _line(record["ood_mean"])
+    console.results(f"Top-1 %, {record['variant']}, control {record['control']}{simulated}", rows)
+
+
+def _line(cell: dict[str, Any]) -> str:
+    gain = cell["gain"]
+    return (
+        f"linear {cell['linear']['top1']:5.1f}   fusion {cell['fusion']['top1']:5.1f}   "
+        f"gain {gain['top1']:+5.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+    )

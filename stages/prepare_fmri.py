@@ -1,0 +1,18 @@
+"""Brings measured fMRI of any source into the one store that training reads."""
+
+from neuralood import paths
+from neuralood.config import Params
+from neuralood.console import wrote
+from neuralood.data.fmri import prepare_fmri, read_measured
+from neuralood.stage import run
+
+
+def main(params: Params) -> None:
+    """data/fmri/measured.zarr from data/manifests/fmri.json and data/manifests/nsd.json."""
+    prepare_fmri(params)
+    n_images, n_vertices = read_measured().fmri.shape
+    wrote(paths.MEASURED, f"{n_images} images x {n_vertices} vertices")
+
+
+if __name__ == "__main__":
+    run(main)

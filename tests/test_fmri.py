@@ -1,0 +1,159 @@
+"""Measured fMRI from its record to its store, and which vertices a choice of ROIs means."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_data import (
+    IMAGES,
+    LH,
+    RH,
+    files_params,
+    in_project,
+    make_params,
+    nsd_manifest,
+    save,
+    write_subject,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuralood import paths
+from neuralood.config import Params
+from neuralood.data.algonauts import read_subject
+from neuralood.data.fmri import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    draw_split,
+    index_fmri,
+    prepare_fmri,
+    present_groups,
+    read_measured,
+    roi_members,
+    simulated_fmri,
+    vertices_of,
+)
+from neuralood.data.manifest import write_manifest
+from neuralood.errors import UserError
+from neuralood.records import read_json, write_json
+from neuralood.store import write_store
+
+NAMES = ("lh.V1v", "lh.EBA", "rh.V1v", "rh.EBA", "rh.FFA-2")
+ROI = np.eye(5, 7, dtype=bool)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return in_project(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def params(root: Path) -> Params:
+    """A user's subject, indexed, beside a manifest of its images."""
+    write_subject(root / "subj01")
+    params = files_params(root, nsd={"path": "subj01"})
+    write_json(paths.FMRI_MANIFEST, index_fmri(params))
+    write_manifest(nsd_manifest())
+    return params
+
+
+def test_record(params: Params) -> None:
+    record = read_json(paths.FMRI_MANIFEST)
+    assert record["shapes"] == {"lh": [IMAGES, LH], "rh": [IMAGES, RH]}
+    assert (record["root"], record["folder"], record["simulated"]) == ("data_root", "subj01", False)
+    assert (record["source"], record["subject"]) == ("algonauts2023", "subj01")
+    assert len(record["files"]) == 2 + 12 + 4
+    file = paths.data_root() / "subj01" / "roi_masks/lh.streams_challenge_space.npy"
+    save(file, np.ones(LH, np.int64))
+    assert index_fmri(params)["fingerprint"] != record["fingerprint"]
+
+
+def test_simulated_record(root: Path) -> None:
+    write_subject(paths.DEMO_FMRI, optional=False)
+    record = simulated_fmri(make_params(root, {}))
+    assert (record["root"], record["folder"], record["simulated"]) == ("project", "data/demo/fmri", True)
+    assert record["source"] == "simulated"
+
+
+def test_store_holds_what_was_measured(params: Params) -> None:
+    prepare_fmri(params)
+    measured, subject = read_measured(), read_subject(paths.data_root() / "subj01")
+    assert (measured.fmri[:] == np.concatenate(subject.fmri, axis=1)).all()
+    assert measured.fmri.dtype == np.float32
+    assert (measured.roi == subject.roi).all()
+    assert measured.roi_names == subject.roi_names
+    assert measured.hemi.tolist() == [0] * LH + [1] * RH
+    assert measured.ceiling is not None
+    assert measured.ceiling.dtype == np.float32
+    assert measured.fsaverage_vertex is not None
+    assert measured.fsaverage_vertex.dtype == np.int32
+    assert [len(measured.rows(split)) for split in (TRAIN, VALIDATION, TEST)] == [24, 3, 3]
+    assert (measured.source, measured.subject, measured.space) == ("algonauts2023", "subj01", "fsaverage")
+    assert not measured.simulated
+    assert measured.dataset == "images-fingerprint"
+    assert measured.fingerprint == read_json(paths.FMRI_MANIFEST)["fingerprint"]
+
+
+def test_store_without_what_is_not_known(params: Params) -> None:
+    folder = paths.data_root() / "subj01"
+    for file in [*folder.glob("test_split/*/*.npy"), *folder.glob("roi_masks/*all-vertices*")]:
+        file.unlink()
+    prepare_fmri(params)
+    measured = read_measured()
+    assert measured.ceiling is None
+    assert measured.fsaverage_vertex is None
+
+
+def test_rows_must_be_images(params: Params) -> None:
+    write_manifest(nsd_manifest(29))
+    with pytest.raises(UserError, match=r"subj01 has fMRI of 30 images, but nsd \(subj01\) has 29"):
+        prepare_fmri(params)
+
+
+def test_nothing_is_written_from_bad_values(params: Params) -> None:
+    file = paths.data_root() / "subj01/training_split/training_fmri/lh_training_fmri.npy"
+    fmri = np.load(file)
+    fmri[3, 3] = np.inf
+    save(file, fmri)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        prepare_fmri(params)
+    assert not paths.MEASURED.exists()
+
+
+def test_store_of_another_kind(root: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        read_measured()
+    write_store(paths.MEASURED, {"fmri": np.zeros((2, 2), np.float32)}, {"kind": "predicted fMRI"}, 2)
+    with pytest.raises(UserError, match="is no measured fMRI"):
+        read_measured()
+
+
+@given(st.integers(20, 500), st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.integers(0, 5))
+def test_split_has_the_shares_asked_for(n_images: int, validation: float, test: float, seed: int) -> None:
+    split = draw_split(n_images, validation, test, seed)
+    assert (split == TEST).sum() == round(test * n_images)
+    assert (split == VALIDATION).sum() == round(validation * n_images)
+    assert (split == draw_split(n_images, validation, test, seed)).all()
+
+
+def test_split_that_is_too_small() -> None:
+    with pytest.raises(UserError, match=r"fmri\.test gets 1 of 10 images"):
+        draw_split(10, 0.3, 0.1, 0)
+
+
+def test_roi_choices() -> None:
+    assert roi_members("all", NAMES).tolist() == [0, 1, 2, 3, 4]
+    assert roi_members("early", NAMES).tolist() == [0, 2]
+    assert roi_members("high", NAMES).tolist() == [1, 3, 4]
+    assert roi_members(["FFA-2", "early"], NAMES).tolist() == [0, 2, 4]
+    assert roi_members("EBA", NAMES).tolist() == [1, 3]
+    assert present_groups(NAMES) == ("early", "high", "faces", "bodies")
+    assert vertices_of("bodies", NAMES, ROI).tolist() == [1, 3]
+    assert vertices_of("all", NAMES, ROI).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("chosen", ["places", "PPA", ["EBA", "PPA"]])
+def test_an_empty_choice_is_refused(chosen: str | list[str]) -> None:
+    with pytest.raises(UserError, match=r"ROI (places|PPA) is empty for this subject.*EBA, FFA-2, V1v"):
+        roi_members(chosen, NAMES)
