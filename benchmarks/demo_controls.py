@@ -188,13 +188,13 @@ def page(record: dict[str, Any], seconds: float) -> str:
     lines += ["", "BMFL minus the other arm, points: mean [t interval over seeds] [bootstrap over images]", ""]
     lines += ["| other | mean OOD | cue-conflict | val (in distribution) |", "|---|---|---|---|"]
     for other, differences in record["bmfl_minus"].items():
-        lines.append(f"| {other} | " + " | ".join(_cell(differences[key]) for key in ("ood_mean", "conflict", "val")) + " |")
+        lines.append(
+            f"| {other} | " + " | ".join(_cell(differences[key]) for key in ("ood_mean", "conflict", "val")) + " |"
+        )
     lines += ["", "Encoder (control none), per seed: median r, ridge, fraction of ceiling", ""]
     for group, scores in record["encoder"].items():
-        shown = {name: " ".join(f"{one:.3f}" for one in values) for name, values in scores.items()}
-        lines.append(
-            f"- {group}: r {shown['pearson']}; ridge {shown['ridge']}; fraction of ceiling {shown['fraction_of_ceiling']}"
-        )
+        shown = [" ".join(f"{one:.3f}" for one in scores[key]) for key in ("pearson", "ridge", "fraction_of_ceiling")]
+        lines.append(f"- {group}: r {shown[0]}; ridge {shown[1]}; fraction of ceiling {shown[2]}")
     cpu = f"{os.cpu_count()} cores, {platform.machine()}"
     return "\n".join([*lines, "", f"{seconds / 60:.1f} minutes on {cpu}.", ""])
 

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import timm
-import timm.data
+import timm.data.config
+import timm.data.transforms_factory
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT as HUB_ENDPOINT
@@ -35,7 +36,7 @@ class Preprocessing:
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """PIL image -> 3 H W float tensor."""
-        made: Callable[[Image.Image], Tensor] = timm.data.create_transform(
+        made: Callable[[Image.Image], Tensor] = timm.data.transforms_factory.create_transform(
             input_size=(3, self.image_size, self.image_size),
             crop_pct=self.crop_pct,
             interpolation=self.interpolation,
@@ -99,18 +100,12 @@ class FrozenBackbone(nn.Module):
     def _vit_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         numbers = self._block_numbers()
         in_depth_order = sorted(set(numbers))
-        final, layers = self.model.forward_intermediates(
-            images, indices=in_depth_order, norm=True, output_fmt="NLC"
-        )
-        return self._cls(final), torch.stack(
-            [layers[in_depth_order.index(number)] for number in numbers], dim=1
-        )
+        final, layers = self.model.forward_intermediates(images, indices=in_depth_order, norm=True, output_fmt="NLC")
+        return self._cls(final), torch.stack([layers[in_depth_order.index(number)] for number in numbers], dim=1)
 
     def _query_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         prefix = self.model.num_prefix_tokens
-        with _outputs_of(
-            self.model, [f"blocks.{layer}.attn.qkv" for layer in self._block_numbers()]
-        ) as outputs:
+        with _outputs_of(self.model, [f"blocks.{layer}.attn.qkv" for layer in self._block_numbers()]) as outputs:
             final = self.model.forward_features(images)
         queries = [qkv[:, prefix:].chunk(3, dim=-1)[0] for qkv in outputs]
         return self._cls(final), torch.stack(queries, dim=1)
@@ -137,9 +132,7 @@ class FrozenBackbone(nn.Module):
             size = self.preprocessing.image_size
             if size % patch:
                 near = size - size % patch
-                raise UserError(
-                    f"backbone.image_size: {size} is no multiple of the patch size {patch}; {near} is"
-                )
+                raise UserError(f"backbone.image_size: {size} is no multiple of the patch size {patch}; {near} is")
             for layer in self.layers:
                 if not isinstance(layer, int) or not -depth <= layer < depth:
                     raise UserError(f"backbone.layers: a ViT of {depth} blocks has no block {layer!r}")
@@ -150,9 +143,7 @@ class FrozenBackbone(nn.Module):
         maps = [info["module"] for info in self.model.feature_info]
         for layer in self.layers:
             if layer not in names:
-                raise UserError(
-                    f"backbone.layers: no feature map {layer!r}; usual ones are {', '.join(maps)}"
-                )
+                raise UserError(f"backbone.layers: no feature map {layer!r}; usual ones are {', '.join(maps)}")
 
     def _probe_shape(self) -> TokenShape:
         size = self.preprocessing.image_size
@@ -166,9 +157,7 @@ class FrozenBackbone(nn.Module):
                 self.model.forward_features(blank)
             sizes = {tuple(one.shape[1:]) for one in maps}
             if len(sizes) > 1 or any(one.ndim != 4 for one in maps):
-                raise UserError(
-                    f"backbone.layers: feature maps must have one size, got {sorted(sizes)} (C, H, W)"
-                )
+                raise UserError(f"backbone.layers: feature maps must have one size, got {sorted(sizes)} (C, H, W)")
             grid = (maps[0].shape[2], maps[0].shape[3])
         else:
             grid = tuple(self.model.patch_embed.dynamic_feat_size((size, size)))
@@ -193,11 +182,9 @@ def load_backbone(
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
-        raise UserError(
-            f"backbone.name: timm has no model {name}" + (f"; near: {', '.join(near)}" if near else "")
-        )
+        raise UserError(f"backbone.name: timm has no model {name}" + (f"; near: {', '.join(near)}" if near else ""))
     model = _create(name, weights, image_size, data_root)
-    config = timm.data.resolve_data_config({}, model=model)
+    config = timm.data.config.resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
     preprocessing = Preprocessing(
         image_size=image_size,
         crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
@@ -232,10 +219,10 @@ def _create(name: str, weights: str, image_size: int, data_root: Path) -> Any:
 
 def _require_hub(name: str) -> None:
     """Stop at once, not after a minute of retries, where the weights are not cached and the hub has no address."""
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    config = timm.get_pretrained_cfg(name)
+    repository = config.hf_hub_id if config else None
     if repository and any(
-        isinstance(try_to_load_from_cache(repository, file), str)
-        for file in ("model.safetensors", "pytorch_model.bin")
+        isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
     ):
         return
     host = urlsplit(HUB_ENDPOINT).hostname

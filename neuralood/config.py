@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from neuralood import paths
 from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
@@ -312,9 +313,7 @@ def _role_problems(params: Params) -> list[str]:
     for name, image_set in params.sets.items():
         expected = {"nsd": "fmri", "train": "train", "val": "val"}.get(name, "ood")
         if image_set.role != expected:
-            problems.append(
-                f"sets.{name}.role: must be {expected} for a set named {name}, got {image_set.role}"
-            )
+            problems.append(f"sets.{name}.role: must be {expected} for a set named {name}, got {image_set.role}")
         if image_set.class_map is not None and image_set.role not in ("val", "ood"):
             problems.append(f"sets.{name}.class_map: only val and ood sets have one")
         for label, indices in (image_set.class_map or {}).items():
@@ -330,7 +329,7 @@ def _role_problems(params: Params) -> list[str]:
 
 def _source_problems(params: Params) -> list[str]:
     problems = []
-    sources = {"files": params.files, "rendered": params.rendered, "made": params.made}
+    sources: dict[str, dict[str, Any]] = {"files": params.files, "rendered": params.rendered, "made": params.made}
     for name in params.sets:
         found = [kind for kind, entries in sources.items() if name in entries]
         if len(found) != 1:
@@ -361,8 +360,7 @@ def _overlap_problems(params: Params) -> list[str]:
         for other, more in entries[index + 1 :]:
             if Path(files.path) != Path(more.path):
                 continue
-            parts = (files.part, more.part)
-            if None in parts or parts[0].take == parts[1].take or parts[0].fraction != parts[1].fraction:
+            if not _complementary(files.part, more.part):
                 problems.append(
                     f"files.{other}.path: is also files.{name}.path; give one `part: {{take: first, fraction: f}}` "
                     "and the other `part: {take: rest, fraction: f}` with the same f"
@@ -370,6 +368,10 @@ def _overlap_problems(params: Params) -> list[str]:
             elif files.exclude != more.exclude:
                 problems.append(f"files.{other}.exclude: must equal files.{name}.exclude, its other part")
     return problems
+
+
+def _complementary(one: Part | None, other: Part | None) -> bool:
+    return one is not None and other is not None and one.take != other.take and one.fraction == other.fraction
 
 
 def _fmri_problems(params: Params) -> list[str]:
@@ -428,9 +430,7 @@ def _path_problems(params: Params) -> list[str]:
     """Paths below the data root that are not there. What is indexed or cached already may be gone."""
     root, problems = paths.data_root(), []
     wanted = {
-        f"files.{name}.path": files.path
-        for name, files in params.files.items()
-        if not paths.manifest(name).exists()
+        f"files.{name}.path": files.path for name, files in params.files.items() if not paths.manifest(name).exists()
     }
     if not paths.FMRI_MANIFEST.exists():
         wanted |= {f"fmri.files.{name}.path": files.path for name, files in params.fmri.files.items()}
@@ -444,7 +444,5 @@ def _path_problems(params: Params) -> list[str]:
         if Path(path).is_absolute():
             problems.append(f"{key}: {path} is absolute; paths are relative to {paths.DATA_ROOT_VARIABLE}")
         elif not (root / path).exists():
-            problems.append(
-                f"{key}: {root / path} does not exist (set {paths.DATA_ROOT_VARIABLE} or mend the path)"
-            )
+            problems.append(f"{key}: {root / path} does not exist (set {paths.DATA_ROOT_VARIABLE} or mend the path)")
     return problems

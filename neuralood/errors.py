@@ -4,5 +4,5 @@
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or key, and the remedy.
 
-    `console.stage` prints it as it stands, without a traceback, and exits with status 1.
+    `stage.run` prints it as it stands, without a traceback, and exits with status 1.
     """

@@ -47,9 +47,7 @@ def evaluate(params: Params, set_name: str) -> None:
     console.wrote(folder, f"predictions for {len(data)} images")
 
 
-def class_columns(
-    manifest: Manifest, trained: list[str], class_map: Mapping[str, list[int]] | None
-) -> list[list[int]]:
+def class_columns(manifest: Manifest, trained: list[str], class_map: Mapping[str, list[int]] | None) -> list[list[int]]:
     """Training classes that make up each class of the set. Raises UserError for a class training does not know."""
     if class_map is None:
         unknown = [name for name in manifest.classes if name not in trained]

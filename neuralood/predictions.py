@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from neuralood.errors import UserError
-from neuralood.records import rounded, write_whole
+from neuralood.records import rounded, write_arrays
 from neuralood.statistics import PairedResult, bootstrap_interval
 from neuralood.store import Array, decode_ids, encode_ids
 
@@ -46,12 +46,7 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
             f"{model}_ranked": predictions.ranked[model],
             f"{model}_confidence": predictions.confidence[model],
         }
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as stream:
-            np.savez(stream, **arrays)
-
-    write_whole(folder / FILE, write)
+    write_arrays(folder / FILE, arrays)
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -68,9 +63,7 @@ def read_predictions(folder: Path) -> Predictions:
         raise UserError(f"{folder / FILE} is missing or damaged ({error}): run `dvc repro`") from None
 
 
-def score(
-    predictions: Predictions, n_classes: int, resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
+def score(predictions: Predictions, n_classes: int, resamples: int, rng: np.random.Generator) -> dict[str, Any]:
     """One CELL of metrics/classification.json: accuracies in percent, the gain with its bootstrap interval.
 
     top5 is left out for five classes or fewer, top1_sd (over seeds) for one seed.

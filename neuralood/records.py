@@ -3,9 +3,11 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from neuralood.errors import UserError
 
@@ -19,6 +21,16 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as .npz, whole or not at all; equal arrays give equal bytes."""
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+
+    write_whole(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

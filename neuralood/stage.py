@@ -27,9 +27,7 @@ def run(main: Callable[..., None]) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        console.fail(
-            f"no space left while writing {error.filename or 'a file'}: free some and run the stage again"
-        )
+        console.fail(f"no space left while writing {error.filename or 'a file'}: free some and run the stage again")
         sys.exit(1)
     except KeyboardInterrupt:
         console.fail("interrupted: finished work is kept, run the stage again to go on")

@@ -89,7 +89,7 @@ class Store:
 class Rows:
     """One array of a store, its chunks mapped into memory as they lie.
 
-    `array[rows]` gathers any rows (a slice or an index array); `array.chunk_rows` tells which rows lie together.
+    `array[rows]` gathers any rows (a slice or an index array); `chunk` rows lie together in a file.
     """
 
     path: Path
@@ -112,9 +112,7 @@ class Rows:
         size = file.stat().st_size if file.exists() else -1
         if size != wanted:
             state = "is missing" if size < 0 else f"has {size} bytes where {wanted} belong"
-            raise UserError(
-                f"{file} {state}: delete {self.path.parent} and run `dvc repro`, which makes it again"
-            )
+            raise UserError(f"{file} {state}: delete {self.path.parent} and run `dvc repro`, which makes it again")
         return np.memmap(file, self.dtype, "r", shape=shape) if wanted else np.empty(shape, self.dtype)
 
     def __getitem__(self, rows: slice | npt.ArrayLike) -> Array:
@@ -163,9 +161,7 @@ def _rows(path: Path, array: Any) -> Rows:
     return Rows(path / array.basename, array.shape, np.dtype(array.dtype), array.chunks[0])
 
 
-def require_same(
-    store: Store, expected: Mapping[str, Any], warn_only: tuple[str, ...] = ("versions",)
-) -> list[str]:
+def require_same(store: Store, expected: Mapping[str, Any], warn_only: tuple[str, ...] = ("versions",)) -> list[str]:
     """Compare a store's provenance with what is expected; returns the keys that differ and only warn.
 
     Raises UserError that names the store and every key that differs.
@@ -173,9 +169,7 @@ def require_same(
     differing = [key for key, value in expected.items() if store.attributes.get(key) != value]
     refused = [key for key in differing if key not in warn_only]
     if refused:
-        shown = "; ".join(
-            f"{key} is {store.attributes.get(key)!r}, expected {expected[key]!r}" for key in refused
-        )
+        shown = "; ".join(f"{key} is {store.attributes.get(key)!r}, expected {expected[key]!r}" for key in refused)
         raise UserError(f"{store.path} was made differently: {shown}; delete it and run `dvc repro`")
     return differing
 

@@ -1,5 +1,7 @@
 """Predicted fMRI: the frozen brain encoder on the tokens of any image set. No scanner is needed here."""
 
+from typing import Any
+
 import numpy as np
 
 from neuralood import console, paths
@@ -33,7 +35,7 @@ def synthesize(params: Params, set_name: str) -> None:
         "encoder": record["fingerprint"],
         "dataset": dataset,
     }
-    group = create_store(partial, {"fmri": spec}, attributes)
+    group: Any = create_store(partial, {"fmri": spec}, attributes)
     model.to(device)
     starts = range(0, count, params.cache.chunk)
     for start in console.track(starts, f"predicted fMRI of {set_name} (chunks)", len(starts)):

@@ -72,9 +72,7 @@ def cache_tokens(
 def _array_specs(manifest: Manifest, backbone: FrozenBackbone, settings: Cache) -> dict[str, ArraySpec]:
     shape, count, pool = backbone.shape, len(manifest), settings.pool
     if any(side % pool for side in shape.grid):
-        raise UserError(
-            f"cache.pool: {pool} does not divide the patch grid {shape.grid[0]} x {shape.grid[1]}"
-        )
+        raise UserError(f"cache.pool: {pool} does not divide the patch grid {shape.grid[0]} x {shape.grid[1]}")
     patches = shape.patches // pool**2
     return {
         "cls": ArraySpec((count, shape.cls_width), settings.dtype, settings.chunk),
@@ -85,15 +83,13 @@ def _array_specs(manifest: Manifest, backbone: FrozenBackbone, settings: Cache) 
 
 def _resume_or_create(
     partial: Path, specs: dict[str, ArraySpec], attributes: dict[str, Any], manifest: Manifest
-) -> zarr.Group:
+) -> Any:
     """The store of an interrupted run where it was made the same way, else an empty one."""
     found = _open_partial(partial)
     if found is None or any(
-        found.attrs.get(key) != value
-        for key, value in attributes.items()
-        if key not in ("dataset", "versions")
+        found.attrs.get(key) != value for key, value in attributes.items() if key not in ("dataset", "versions")
     ):
-        group = create_store(partial, specs, attributes)
+        group: Any = create_store(partial, specs, attributes)
         _write_labels(group, manifest)
         return group
     if found.attrs["dataset"] != attributes["dataset"]:
@@ -104,7 +100,7 @@ def _resume_or_create(
     return found
 
 
-def _open_partial(partial: Path) -> zarr.Group | None:
+def _open_partial(partial: Path) -> Any:
     try:
         group = zarr.open_group(partial, mode="r+")
     except (OSError, ValueError, KeyError):
@@ -113,7 +109,7 @@ def _open_partial(partial: Path) -> zarr.Group | None:
 
 
 def _adopt(
-    old: zarr.Group,
+    old: Any,
     partial: Path,
     specs: dict[str, ArraySpec],
     attributes: dict[str, Any],
@@ -121,7 +117,7 @@ def _adopt(
 ) -> None:
     """Rebuild an unfinished store for a changed list of images, with the tokens of every file that is the same."""
     rebuilt = partial.with_name(f".{partial.name}.rebuilt")
-    group = create_store(rebuilt, specs, attributes)
+    group: Any = create_store(rebuilt, specs, attributes)
     _write_labels(group, manifest)
     old_row = {name: row for row, name in enumerate(decode_ids(old["image_id"][...]))}
     old_stamps = np.asarray(old[STAMP])
@@ -141,17 +137,15 @@ def _adopt(
     rebuilt.rename(partial)
 
 
-def _write_labels(group: zarr.Group, manifest: Manifest) -> None:
+def _write_labels(group: Any, manifest: Manifest) -> None:
     values = {"label": np.asarray(manifest.labels, np.int32), "image_id": encode_ids(list(manifest.paths))}
     for name, array in values.items():
-        stored = group.create_array(
-            name, shape=array.shape, dtype=array.dtype, chunks=array.shape, compressors=None
-        )
+        stored = group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=array.shape, compressors=None)
         stored[...] = array
 
 
 def _fill(
-    group: zarr.Group,
+    group: Any,
     manifest: Manifest,
     backbone: FrozenBackbone,
     settings: Cache,
@@ -160,15 +154,11 @@ def _fill(
 ) -> list[str]:
     """Store the tokens of every image that has none yet, chunk by chunk; returns a line for each bad image."""
     todo = np.flatnonzero(np.asarray(group[STAMP])[:, 0] == 0)
-    chunks = [
-        rows for rows in np.split(todo, np.flatnonzero(np.diff(todo // settings.chunk)) + 1) if len(rows)
-    ]
+    chunks = [rows for rows in np.split(todo, np.flatnonzero(np.diff(todo // settings.chunk)) + 1) if len(rows)]
     batches = _decoded(manifest, backbone, settings, chunks, workers, device)
     encode = torch.compile(backbone.tokens) if settings.compile else backbone.tokens
     bad: list[str] = []
-    steps = console.track(
-        batches, f"tokens of {manifest.set_name} (batches)", len(_batch_rows(chunks, settings))
-    )
+    steps = console.track(batches, f"tokens of {manifest.set_name} (batches)", len(_batch_rows(chunks, settings)))
     for rows in chunks:
         cls, patches, stamps = [], [], []
         for _ in range(0, len(rows), settings.batch_size):
@@ -178,23 +168,17 @@ def _fill(
                 continue
             with torch.inference_mode(), autocast(device, settings.autocast):
                 encoded = encode(batch.pixels.to(device, non_blocking=True))
-            one_cls, one_patches = (
-                _to_numpy(part, settings.dtype) for part in _pooled(encoded, backbone, settings)
-            )
+            one_cls, one_patches = (_to_numpy(part, settings.dtype) for part in _pooled(encoded, backbone, settings))
             _require_finite(manifest, batch.rows, one_cls, one_patches)
             cls.append(one_cls)
             patches.append(one_patches)
             stamps.append((batch.rows, batch.stamps))
         if stamps:
-            _store_rows(
-                group, np.concatenate([rows for rows, _ in stamps]), cls, patches, [one for _, one in stamps]
-            )
+            _store_rows(group, np.concatenate([rows for rows, _ in stamps]), cls, patches, [one for _, one in stamps])
     return bad
 
 
-def _store_rows(
-    group: zarr.Group, rows: Array, cls: list[Array], patches: list[Array], stamps: list[Array]
-) -> None:
+def _store_rows(group: Any, rows: Array, cls: list[Array], patches: list[Array], stamps: list[Array]) -> None:
     """Write rows of one chunk; the stamps, which say that rows are stored, come last."""
     whole = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] - rows[0] + 1 else None
     for name, pieces in (("cls", cls), ("patches", patches), (STAMP, stamps)):
@@ -205,9 +189,7 @@ def _store_rows(
             group[name].oindex[rows] = values
 
 
-def _pooled(
-    encoded: tuple[Tensor, Tensor], backbone: FrozenBackbone, settings: Cache
-) -> tuple[Tensor, Tensor]:
+def _pooled(encoded: tuple[Tensor, Tensor], backbone: FrozenBackbone, settings: Cache) -> tuple[Tensor, Tensor]:
     cls, patches = encoded
     if settings.pool == 1:
         return cls, patches

@@ -122,6 +122,4 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, objec
 
 def _require_finite(loss: float, description: str, epoch: int, lr: float) -> None:
     if not math.isfinite(loss):
-        raise UserError(
-            f"{description}: the loss is {loss} in epoch {epoch}; lower its lr ({lr}) in params.yaml"
-        )
+        raise UserError(f"{description}: the loss is {loss} in epoch {epoch}; lower its lr ({lr}) in params.yaml")

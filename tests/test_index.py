@@ -209,9 +209,7 @@ def test_rendered_styles_share_their_sources(root: Path) -> None:
     assert val.simulated
     assert val.root == "project"
     assert val.paths == train.paths
-    assert [source.split("/")[1] for source in val.sources] == [
-        source.split("/")[1] for source in train.sources
-    ]
+    assert [source.split("/")[1] for source in val.sources] == [source.split("/")[1] for source in train.sources]
     assert {source.split("/")[0] for source in val.sources} == {"test"}
     assert val.fingerprint != train.fingerprint
     render_nsd(draw_scenes("nsd", 4, 0, 1.0), paths.rendered("nsd"))

@@ -21,9 +21,7 @@ def textured_disc() -> Image.Image:
     image = Image.new("L", (256, 256), 200)
     ImageDraw.Draw(image).ellipse((64, 64, 192, 192), fill=60)
     noise = np.random.default_rng(0).normal(0, 18, (256, 256, 1))
-    return Image.fromarray(
-        np.clip(np.asarray(image)[:, :, None] + noise, 0, 255).astype(np.uint8).repeat(3, 2)
-    )
+    return Image.fromarray(np.clip(np.asarray(image)[:, :, None] + noise, 0, 255).astype(np.uint8).repeat(3, 2))
 
 
 def test_line_drawing_has_the_contour_and_no_texture() -> None:

@@ -126,9 +126,7 @@ def _required_files(folder: Path) -> tuple[str, ...]:
     if missing:
         found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.npy"))
         shown = f"{len(found)} .npy files, such as {found[0]}" if found else "no .npy file"
-        headline = (
-            f"{folder} is no complete Algonauts 2023 subject ({shown} found); put in place what is missing:"
-        )
+        headline = f"{folder} is no complete Algonauts 2023 subject ({shown} found); put in place what is missing:"
         raise UserError("\n".join([headline, *(f"  {name}" for name in missing)]))
     return tuple(names)
 
@@ -154,9 +152,7 @@ def _read_vector(file: Path, length: int | None) -> Array:
     values = read_npy(file)
     if values.ndim != 1 or (length is not None and len(values) != length):
         wanted = "one axis" if length is None else f"({length},), one value a vertex of the fMRI"
-        raise UserError(
-            f"{file} has shape {values.shape}, expected {wanted}: take the file of the same subject"
-        )
+        raise UserError(f"{file} has shape {values.shape}, expected {wanted}: take the file of the same subject")
     return values
 
 
@@ -198,9 +194,7 @@ def _read_ceiling(file: Path, length: int) -> npt.NDArray[np.float32]:
     if not ((fraction >= 0) & (fraction <= 1)).all():  # so that NaN is refused as well
         low, high = fraction.min(), fraction.max()
         hint = "; these look like percent: divide by 100" if low >= 0 and 1 < high <= 100 else ": replace it"
-        raise UserError(
-            f"{file} runs from {low:g} to {high:g}, expected fractions of variance from 0 to 1{hint}"
-        )
+        raise UserError(f"{file} runs from {low:g} to {high:g}, expected fractions of variance from 0 to 1{hint}")
     ceiling: npt.NDArray[np.float32] = np.sqrt(fraction).astype(np.float32)
     return ceiling
 

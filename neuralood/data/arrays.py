@@ -28,9 +28,7 @@ def read_npy(file: Path, *, mapped: bool = False) -> npt.NDArray[Any]:
         array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         if "object" in str(error).lower():
-            raise UserError(
-                f"{file} holds Python objects (a pickle), not numbers: save plain numbers"
-            ) from None
+            raise UserError(f"{file} holds Python objects (a pickle), not numbers: save plain numbers") from None
         raise UserError(f"{file} is truncated or damaged ({error}): download or copy it again") from None
     if array.dtype.kind not in NUMBER_KINDS:
         raise UserError(f"{file} holds {array.dtype}, not real numbers: save it as float32 or int64")

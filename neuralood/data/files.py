@@ -27,15 +27,11 @@ def require_content(file: Path) -> None:
         with file.open("rb") as opened:
             head = opened.read(len(LFS_POINTER))
     except OSError as error:
-        raise UserError(
-            f"{file} cannot be opened ({error.strerror}): put it in place, or mend its path"
-        ) from None
+        raise UserError(f"{file} cannot be opened ({error.strerror}): put it in place, or mend its path") from None
     if not head:
         raise UserError(f"{file} is empty (0 bytes): download or copy it again")
     if head == LFS_POINTER:
-        raise UserError(
-            f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository"
-        )
+        raise UserError(f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository")
 
 
 def fingerprint_listing(folder: Path, listed: Sequence[Listed]) -> str:

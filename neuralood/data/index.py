@@ -107,18 +107,10 @@ def _list_folders(folder: Path, excluded: Exclusion, key: str) -> tuple[list[Lis
 def _list_algonauts(folder: Path, entry: FileSet, excluded: Exclusion, key: str) -> list[Listed]:
     """Images in the order of the fMRI's rows. Raises UserError where their numbers do not run 1, 2, 3, ..."""
     if entry.part:
-        raise UserError(
-            f"{key.removesuffix('path')}part: the images of measured fMRI are not shared out; remove it"
-        )
+        raise UserError(f"{key.removesuffix('path')}part: the images of measured fMRI are not shared out; remove it")
     if not (folder / TRAINING_IMAGES).is_dir():
-        shown = (
-            ", ".join(sorted(child.name for child in folder.iterdir())[:5])
-            if folder.is_dir()
-            else "no folder"
-        )
-        raise UserError(
-            f"{folder} ({key}): expected an Algonauts 2023 subject with {TRAINING_IMAGES}, found {shown}"
-        )
+        shown = ", ".join(sorted(child.name for child in folder.iterdir())[:5]) if folder.is_dir() else "no folder"
+        raise UserError(f"{folder} ({key}): expected an Algonauts 2023 subject with {TRAINING_IMAGES}, found {shown}")
     images = scan_images(folder, [TRAINING_IMAGES], excluded, key)[TRAINING_IMAGES]
     for row, image in enumerate(images, start=1):
         match = ROW_NAME.search(image.path)
@@ -171,9 +163,7 @@ def _unknown_class(name: str, label: str, known: Sequence[str]) -> str:
     )
 
 
-def _map_problems(
-    name: str, classes: Sequence[str], class_map: dict[str, list[int]], n_classes: int
-) -> list[str]:
+def _map_problems(name: str, classes: Sequence[str], class_map: dict[str, list[int]], n_classes: int) -> list[str]:
     key = f"sets.{name}.class_map"
     return [
         *(

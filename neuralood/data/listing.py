@@ -58,19 +58,13 @@ def class_folders(folder: Path, excluded: Exclusion, key: str) -> list[str]:
     files = sorted(entry.name for entry in entries if not entry.is_dir())
     if not classes:
         found = f"{len(files)} files such as {files[0]}" if files else "nothing"
-        raise UserError(
-            f"{folder} ({key}) holds no class folders: expected one folder a class, found {found}"
-        )
+        raise UserError(f"{folder} ({key}) holds no class folders: expected one folder a class, found {found}")
     splits = {"train", "training", "val", "valid", "validation", "test"}
     if splits.issuperset(name.lower() for name in classes):
-        raise UserError(
-            f"{folder} ({key}) holds {', '.join(classes)}, not classes: let the path go one level deeper"
-        )
+        raise UserError(f"{folder} ({key}) holds {', '.join(classes)}, not classes: let the path go one level deeper")
     loose = [name for name in files if Path(name).suffix.lower() in EXTENSIONS]
     if loose:
-        raise UserError(
-            _lines(f"{folder} ({key}): images beside the class folders, move or exclude them:", loose)
-        )
+        raise UserError(_lines(f"{folder} ({key}): images beside the class folders, move or exclude them:", loose))
     return classes
 
 
@@ -132,9 +126,7 @@ def _entries(folder: Path, path: str, key: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder / path) as entries:
             return [entry for entry in entries if not _is_litter(entry.name)]
     except OSError as error:
-        raise UserError(
-            f"{folder / path} ({key}) cannot be listed ({error.strerror}): mend the path"
-        ) from None
+        raise UserError(f"{folder / path} ({key}) cannot be listed ({error.strerror}): mend the path") from None
 
 
 def _is_litter(name: str) -> bool:

@@ -49,5 +49,6 @@ def write_manifest(manifest: Manifest) -> Path:
 def read_manifest(set_name: str) -> Manifest:
     """Read a set's manifest. Raises UserError where it is missing or damaged."""
     record: dict[str, Any] = read_json(paths.manifest(set_name))
-    lists = {name: tuple(record.pop(name)) for name in ("classes", "paths", "labels", "sources")}
-    return Manifest(**record, **lists)
+    for name in ("classes", "paths", "labels", "sources"):
+        record[name] = tuple(record[name])
+    return Manifest(**record)

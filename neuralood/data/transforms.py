@@ -109,9 +109,7 @@ def _draw(job: tuple[Path, Path], transform: str, level: float) -> str:
     return ""
 
 
-def _mapped(
-    draw: Callable[[tuple[Path, Path]], str], jobs: Sequence[tuple[Path, Path]], workers: int
-) -> Iterator[str]:
+def _mapped(draw: Callable[[tuple[Path, Path]], str], jobs: Sequence[tuple[Path, Path]], workers: int) -> Iterator[str]:
     if not workers:
         yield from map(draw, jobs)
         return

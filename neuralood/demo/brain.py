@@ -57,9 +57,7 @@ EARLY_ROIS = {
 }
 REST_SIGHT = Sight(0.16, WHOLE)
 HIGH_ROIS = ("EBA", "FFA-1", "PPA", "VWFA-1")
-SIMULATED_NOTE = (
-    "These fMRI are simulated from rendered pictures, no brain was measured: ROI names are labels only.\n"
-)
+SIMULATED_NOTE = "These fMRI are simulated from rendered pictures, no brain was measured: ROI names are labels only.\n"
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,7 @@ class SimulatedFmri:
     roi: NDArray[np.str_]  # V, an Algonauts name, "" in no ROI
 
 
-def simulate(
-    scenes: Sequence[Scene], images: NDArray[np.uint8], settings: BrainSettings, seed: int
-) -> SimulatedFmri:
+def simulate(scenes: Sequence[Scene], images: NDArray[np.uint8], settings: BrainSettings, seed: int) -> SimulatedFmri:
     """The fMRI of the subject `seed` looking at the `scenes`, drawn as `images` B H W 3."""
     roi, hemi, is_early = _anatomy(settings)
     fields = np.full((len(roi), 2), np.nan, dtype=np.float32)

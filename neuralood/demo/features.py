@@ -43,18 +43,14 @@ def to_luminance(images: NDArray[np.uint8]) -> Features:
 
 def shape_features(scenes: Sequence[Scene]) -> Features:
     """The noise-free shape, B F: object-centred mask, rotation-invariant harmonics; no texture."""
-    masks = np.stack(
-        [_centred_mask(scene.shape, scene.pose.angle, SHAPE_MASK_PX).ravel() for scene in scenes]
-    )
+    masks = np.stack([_centred_mask(scene.shape, scene.pose.angle, SHAPE_MASK_PX).ravel() for scene in scenes])
     harmonics = np.stack([_radial_harmonics(scene.shape) for scene in scenes])
     return _balanced(masks, harmonics)
 
 
 def texture_features(scenes: Sequence[Scene]) -> Features:
     """The noise-free texture, B F: colours and oriented contrast of a patch of it; nothing of the shape."""
-    patches = np.stack(
-        [texture_patch(scene.texture, scene.seed, TEXTURE_PX)[:PATCH_PX, :PATCH_PX] for scene in scenes]
-    )
+    patches = np.stack([texture_patch(scene.texture, scene.seed, TEXTURE_PX)[:PATCH_PX, :PATCH_PX] for scene in scenes])
     colours = np.concatenate([patches.mean(axis=(1, 2)), patches.std(axis=(1, 2))], axis=1)
     contrast = contrast_energy(patches @ LUMINANCE).mean(axis=(2, 3))
     return _balanced(colours, contrast)

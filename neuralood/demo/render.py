@@ -43,9 +43,7 @@ def render_labelled(scenes: Sequence[Scene], style: str, folder: Path, track: Tr
 def render_nsd(scenes: Sequence[Scene], folder: Path, track: Track = iter) -> None:
     """Write the scenes as photos where Algonauts 2023 keeps them; sorted names are the rows of the fMRI."""
     if len(scenes) > MOST_NSD_SCENES:
-        raise UserError(
-            f"{len(scenes)} NSD scenes: Algonauts file names have room for {MOST_NSD_SCENES} at most"
-        )
+        raise UserError(f"{len(scenes)} NSD scenes: Algonauts file names have room for {MOST_NSD_SCENES} at most")
     images = folder / "training_split" / "training_images"
     images.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(track(scenes)):

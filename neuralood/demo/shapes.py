@@ -104,9 +104,7 @@ def _fitted(*polygons: Points) -> tuple[Points, ...]:
 _POLYGONS: dict[str, tuple[Points, ...]] = {
     "star": _fitted(_regular(10, 1, 0.42)),
     "ring": _fitted(_polar(np.ones_like), 0.58 * _polar(np.ones_like)),
-    "cross": _fitted(
-        _corners(-1, -3, 1, -3, 1, -1, 3, -1, 3, 1, 1, 1, 1, 3, -1, 3, -1, 1, -3, 1, -3, -1, -1, -1)
-    ),
+    "cross": _fitted(_corners(-1, -3, 1, -3, 1, -1, 3, -1, 3, 1, 1, 1, 1, 3, -1, 3, -1, 1, -3, 1, -3, -1, -1, -1)),
     "arrow": _fitted(_corners(-5, -1.4, 0, -1.4, 0, -4, 5, 0, 0, 4, 0, 1.4, -5, 1.4)),
     "crescent": _fitted(np.concatenate([_arc(0, 0, 1, 45, 315), _arc(0.55, 0, 0.73, 284, 76)])),
     "heart": _fitted(_heart()),

@@ -36,7 +36,8 @@ def simulate_subject(params: Params, subject: str) -> None:
     write_algonauts(paths.DEMO_FMRI, simulated)
     write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
     console.wrote(
-        paths.DEMO_FMRI, f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices"
+        paths.DEMO_FMRI,
+        f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices",
     )
 
 

@@ -63,8 +63,7 @@ class RoiReadout(nn.Module):
     def forward(self, roi_tokens: Tensor) -> Tensor:
         """roi_tokens B Q W -> fMRI B V."""
         parts = [
-            roi_tokens[:, query] @ weight.T
-            for query, weight in enumerate(self.weight.split(self.pair_counts))
+            roi_tokens[:, query] @ weight.T for query, weight in enumerate(torch.split(self.weight, self.pair_counts))
         ]  # one B x (vertices of the ROI) each
         read = torch.cat(parts, dim=1)  # B P
         return self.bias.repeat(len(read), 1).index_add(1, self.pairs_vertex, read)
@@ -90,7 +89,7 @@ class RoiEncoder(nn.Module):
     ) -> None:
         """membership: Q V bool, the queries' vertices (see `query_membership`)."""
         super().__init__()
-        self.sizes = {
+        self.sizes: dict[str, Any] = {
             "patches": patches,
             "token_width": token_width,
             "width": width,

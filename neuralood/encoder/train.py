@@ -14,10 +14,17 @@ from torch import Tensor
 from neuralood import console, paths
 from neuralood.backbone import load_backbone
 from neuralood.config import Params
-from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
+from neuralood.data.fmri import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Measured,
+    present_groups,
+    read_measured,
+    vertices_of,
+)
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
-from neuralood.data.rois import ROI_GROUPS
 from neuralood.device import prepare_torch
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, query_membership
@@ -26,7 +33,7 @@ from neuralood.encoder.scores import pearson_columns, roi_scores, summary
 from neuralood.encoder.trained import predict, save_encoder
 from neuralood.errors import UserError
 from neuralood.reading import PREDICT_BATCH, batches, patch_batch, token_statistics
-from neuralood.records import write_json, write_whole
+from neuralood.records import write_arrays, write_json
 from neuralood.seeding import derived_seed, generator
 from neuralood.store import Array, Rows, Store, open_store
 from neuralood.training import Epoch, Schedule, best_epoch, fit, write_curve
@@ -40,9 +47,9 @@ def train_encoder(params: Params) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     tokens, measured = open_store(paths.tokens("nsd")), read_measured()
     _require_same_images(tokens, measured)
-    parts = [np.flatnonzero(measured.split == part) for part in (TRAIN, VALIDATION, TEST)]
+    parts = [measured.rows(part) for part in (TRAIN, VALIDATION, TEST)]
 
-    fmri = np.asarray(measured.fmri[:], np.float32)
+    fmri = np.array(measured.fmri[:], np.float32)
     model, history = _train_control(params, tokens["patches"], fmri, measured, parts, device)
     predicted = predict(model, tokens["patches"], parts[2])
     ridge = _ridge(params, tokens["patches"], fmri, parts)
@@ -54,7 +61,7 @@ def train_encoder(params: Params) -> None:
     record |= {"n_train": len(parts[0]), "n_test": len(parts[2])}
 
     save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
-    write_whole(paths.ENCODER / SCORES, lambda partial: _save_npz(partial, scores))
+    write_arrays(paths.ENCODER / SCORES, scores)
     write_curve(paths.ENCODER / CURVE, history)
     write_json(paths.ENCODER_METRICS, record)
     _show(record, params.encoder.control, history)
@@ -83,8 +90,8 @@ def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: flo
     record = summary(r, ridge_r, ceiling, threshold)
     record |= {"data": measured.source, "subject": measured.subject, "n_vertices": len(r), "groups": {}}
     for group in ("early", "high"):
-        members = _group_vertices(measured, group)
-        if members.any():
+        if group in present_groups(measured.roi_names):
+            members = vertices_of(group, measured.roi_names, measured.roi)
             of_group = None if ceiling is None else ceiling[members]
             record["groups"][group] = summary(r[members], ridge_r[members], of_group, threshold)
     record["roi"] = {
@@ -92,12 +99,6 @@ def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: flo
         for name, members in zip(measured.roi_names, measured.roi, strict=True)
     }
     return record
-
-
-def _group_vertices(measured: Measured, group: str) -> Array:
-    chosen = [name.split(".", 1)[1] in ROI_GROUPS[group] for name in measured.roi_names]
-    members: Array = measured.roi[chosen].any(axis=0)
-    return members
 
 
 def _train_control(
@@ -160,9 +161,7 @@ def _feature_targets(params: Params, measured: Measured, train: Array) -> Array:
     if measured.ceiling is None:
         console.warn("no noise ceiling is known: the features control trains on noiseless projections")
     ceiling = np.ones(len(measured.hemi)) if measured.ceiling is None else measured.ceiling
-    return feature_fmri(
-        np.concatenate(features), train, ceiling, generator(params.seed, "feature projections")
-    )
+    return feature_fmri(np.concatenate(features), train, ceiling, generator(params.seed, "feature projections"))
 
 
 def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
@@ -172,9 +171,7 @@ def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
 
 def _ridge(params: Params, patches: Rows, fmri: Array, parts: list[Array]) -> Array:
     """The ridge baseline: always on the measured fMRI, whatever the control."""
-    train, test = (
-        np.asarray(patches[rows], np.float32).reshape(len(rows), -1) for rows in (parts[0], parts[2])
-    )
+    train, test = (np.asarray(patches[rows], np.float32).reshape(len(rows), -1) for rows in (parts[0], parts[2]))
     seed = derived_seed(params.seed, "ridge components")
     return ridge_predictions(train, fmri[parts[0]], test, params.encoder.ridge_components, seed)
 
@@ -184,11 +181,6 @@ def _require_same_images(tokens: Store, measured: Measured) -> None:
         raise UserError(
             f"{tokens.path} and {paths.MEASURED} are of different images: run `dvc repro`, which makes both again"
         )
-
-
-def _save_npz(partial: Path, arrays: dict[str, Array]) -> None:
-    with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
 
 
 def _show(record: dict[str, Any], control: str, history: list[Epoch]) -> None:

@@ -54,7 +54,5 @@ def predict(model: RoiEncoder, patches: Rows, rows: Array) -> Array:
     """Predicted fMRI, I V float32, of the given rows of a token store."""
     device = next(model.parameters()).device
     with torch.inference_mode():
-        parts = [
-            model(patch_batch(patches, batch, device)).float().cpu() for batch in batches(rows, PREDICT_BATCH)
-        ]
+        parts = [model(patch_batch(patches, batch, device)).float().cpu() for batch in batches(rows, PREDICT_BATCH)]
     return torch.cat(parts).numpy()

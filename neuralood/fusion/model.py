@@ -63,9 +63,7 @@ class Standardise(nn.Module):
 class BrainTransformer(nn.Module):
     """Predicted fMRI cut into patches by convolution, with [CLS] and learned positions, through encoder layers."""
 
-    def __init__(
-        self, vertices: int, *, patch: int, width: int, depth: int, heads: int, dropout: float
-    ) -> None:
+    def __init__(self, vertices: int, *, patch: int, width: int, depth: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.padding = -vertices % patch
         self.cut = nn.Conv1d(1, width, kernel_size=patch, stride=patch)

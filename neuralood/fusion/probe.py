@@ -27,9 +27,7 @@ class Probe:
         return scaled
 
 
-def fit_probe(
-    features: Array, labels: Array, rows: Array, holdout: Array, strengths: tuple[float, ...]
-) -> Probe:
+def fit_probe(features: Array, labels: Array, rows: Array, holdout: Array, strengths: tuple[float, ...]) -> Probe:
     """Fit on `rows`; of the inverse penalties in `strengths`, the one with the lowest cross-entropy on `holdout`.
 
     Of equals the stronger penalty wins. features I F, labels I; every class has a training row.

@@ -35,9 +35,7 @@ class ImageData:
 
     def batch(self, rows: Array, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """[CLS] B D', patches B N (L D) and raw predicted fMRI B V of the given rows, float32."""
-        cls, fmri = (
-            torch.from_numpy(np.asarray(store[rows])) for store in (self.tokens["cls"], self.fmri["fmri"])
-        )
+        cls, fmri = (torch.from_numpy(np.asarray(store[rows])) for store in (self.tokens["cls"], self.fmri["fmri"]))
         patches = patch_batch(self.tokens["patches"], rows, device)
         return cls.to(device).float(), patches, fmri.to(device).float()
 
@@ -46,9 +44,7 @@ class ImageData:
         parts = []
         for chosen in batches(rows, PREDICT_BATCH):
             patches = patch_batch(self.tokens["patches"], chosen, torch.device("cpu")).mean(dim=1).numpy()
-            parts.append(
-                np.concatenate([np.asarray(self.tokens["cls"][chosen], np.float32), patches], axis=1)
-            )
+            parts.append(np.concatenate([np.asarray(self.tokens["cls"][chosen], np.float32), patches], axis=1))
         return np.concatenate(parts)
 
 
@@ -81,8 +77,9 @@ def load_seed(number: int, record: dict[str, Any], encoder: RoiEncoder) -> tuple
     model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
     model.load_state_dict(tensors)
     probe = load_tensors(folder / "probe.safetensors")
-    arrays = {name: value.numpy() for name, value in probe.items()}
-    return model.eval().requires_grad_(False), Probe(**{**arrays, "c": float(arrays["c"])})
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in probe.items()}
+    arrays["c"] = float(arrays["c"])
+    return model.eval().requires_grad_(False), Probe(**arrays)
 
 
 def load_record() -> dict[str, Any]:

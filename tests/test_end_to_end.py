@@ -1,0 +1,136 @@
+"""The whole way on a very small demo world: every stage, twice, in one process."""
+
+import json
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from neuralood.config import Params, load_params
+
+PROJECT = Path(__file__).resolve().parent.parent
+SMALL = {"nsd": 90, "train": 60}
+"""Images of the large sets; the others have 20."""
+
+
+def small_params(folder: Path, **changes: dict[str, object]) -> Params:
+    """params.yaml with little of everything, in `folder`."""
+    yaml = YAML()
+    content = yaml.load(PROJECT / "params.yaml")
+    for name in ("edges", "noise", "lowpass", "contrast"):
+        del content["sets"][name], content["rendered"][name]
+        content["evaluation"]["ood_mean"].remove(name)
+    for name, entry in content["rendered"].items():
+        entry["n"] = SMALL.get(name, 20)
+    content["demo"]["vertices"] = {"early": 3, "high": 4, "rest": 2}
+    content["backbone"]["image_size"] = content["encoder"]["control_features"]["image_size"] = 64
+    content["cache"] |= {"chunk": 16, "batch_size": 10}
+    content["encoder"] |= {"epochs": 3, "width": 16, "ridge_components": 20}
+    content["fusion"] |= {"epochs": 3, "width": 16, "patch": 10, "seeds": 2, "probe_c": [0.1, 1.0]}
+    content["evaluation"]["bootstrap"] = 200
+    content["runtime"] |= {"progress": False, "threads": 1, "device": "cpu"}
+    for section, values in changes.items():
+        content[section] |= values
+    yaml.dump(content, folder / "params.yaml")
+    return load_params(folder / "params.yaml")
+
+
+def run_images(params: Params) -> None:
+    """The stages whose results no control or variant changes."""
+    from neuralood.data.fmri import prepare_fmri
+    from neuralood.demo.drawing import render_set
+    from neuralood.demo.subject import simulate_subject
+
+    for name in params.sets:
+        render_set(params, name)
+    simulate_subject(params, params.fmri.subject)
+    prepare_fmri(params)
+
+
+def run_models(params: Params) -> None:
+    """The other stages, in the order of dvc.yaml."""
+    from neuralood.encoder.train import train_encoder
+    from neuralood.fusion.train import train_fusion
+    from neuralood.summary import summarize
+    from stages.cache_tokens import main as cache_tokens
+    from stages.evaluate import main as evaluate
+    from stages.synthesize import main as synthesize
+
+    for name in params.sets:
+        cache_tokens(params, name)
+    train_encoder(params)
+    for name in params.sets:
+        synthesize(params, name)
+    train_fusion(params)
+    for name in params.sets:
+        evaluate(params, name)
+    summarize(params)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which everything ran once."""
+    folder = tmp_path_factory.mktemp("world")
+    with chdir(folder):
+        params = small_params(folder)
+        run_images(params)
+        run_models(params)
+    return folder
+
+
+def metrics(folder: Path) -> dict[str, dict]:
+    return {
+        name: json.loads((folder / "metrics" / f"{name}.json").read_text()) for name in ("encoder", "classification")
+    }
+
+
+def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
+    record = metrics(finished)
+    assert {"data", "groups", "pearson", "ridge", "roi", "fraction_of_ceiling"} <= set(record["encoder"])
+    assert set(record["classification"]["ood"]) == {"silhouette", "conflict"}
+    cell = record["classification"]["ood"]["conflict"]
+    assert set(cell) == {"n", "n_classes", "linear", "fusion", "gain", "extra"}
+    assert set(cell["fusion"]) == {"top1", "top1_sd", "top5"}
+    assert record["classification"]["ood_mean"]["n_sets"] == 2
+
+
+def test_everything_says_simulated(finished: Path) -> None:
+    record = metrics(finished)
+    assert record["encoder"]["data"] == record["classification"]["fmri"] == "simulated"
+
+
+def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        params = small_params(tmp_path)
+        run_images(params)
+        run_models(params)
+    for name in ("encoder.json", "classification.json"):
+        assert (tmp_path / "metrics" / name).read_bytes() == (finished / "metrics" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder": {"control": "shuffled"}},
+        {"encoder": {"control": "untrained"}},
+        {"encoder": {"control": "features"}},
+        {"fusion": {"variant": "image_only"}},
+        {"fusion": {"variant": "concat"}},
+        {"fusion": {"variant": "brain_only"}},
+        {"fusion": {"rois": "early"}},
+        {"fusion": {"rois": ["FFA-1", "places"], "vertex_order": "native", "pcc_weight": 0.0}},
+        {"cache": {"pool": 2}},
+    ],
+    ids=str,
+)
+def test_every_control_and_variant_runs(finished: Path, tmp_path: Path, changes: dict) -> None:
+    for part in ("demo", "manifests"):
+        shutil.copytree(finished / "data" / part, tmp_path / "data" / part)
+    shutil.copytree(finished / "data" / "fmri" / "measured.zarr", tmp_path / "data" / "fmri" / "measured.zarr")
+    with chdir(tmp_path):
+        run_models(small_params(tmp_path, **changes))
+    record = metrics(tmp_path)["classification"]
+    assert record["control"] == changes.get("encoder", {}).get("control", "none")
+    assert record["variant"] == changes.get("fusion", {}).get("variant", "bmfl")
