@@ -1,15 +1,13 @@
 """Token caches: every image of a set through the frozen backbone, once."""
 
 import importlib.metadata
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import zarr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,10 +18,8 @@ from neuralood.data.images import read_image
 from neuralood.data.manifest import Manifest
 from neuralood.device import autocast
 from neuralood.errors import UserError
-from neuralood.store import Array, ArraySpec, complete_store, create_store, decode_ids, encode_ids
-
-STAMP = "stamp"
-"""Array of an unfinished store: size and modification time of each image stored so far, 0 where none is."""
+from neuralood.store import Array, ArraySpec, complete_store
+from neuralood.unfinished import STAMP, resume_or_create, stamp_of
 
 
 def provenance(name: str, backbone: FrozenBackbone, settings: Cache, dataset: str) -> dict[str, Any]:
@@ -60,7 +56,7 @@ def cache_tokens(
     """
     final, partial = paths.tokens(manifest.set_name), paths.partial(paths.tokens(manifest.set_name))
     attributes = provenance(name, backbone, settings, manifest.fingerprint)
-    group = _resume_or_create(partial, _array_specs(manifest, backbone, settings), attributes, manifest)
+    group = resume_or_create(partial, _array_specs(manifest, backbone, settings), attributes, manifest)
     bad = _fill(group, manifest, backbone.to(device), settings, device, workers)
     if bad:
         raise UserError(_list_bad_images(manifest.set_name, bad))
@@ -81,69 +77,6 @@ def _array_specs(manifest: Manifest, backbone: FrozenBackbone, settings: Cache) 
     }
 
 
-def _resume_or_create(
-    partial: Path, specs: dict[str, ArraySpec], attributes: dict[str, Any], manifest: Manifest
-) -> Any:
-    """The store of an interrupted run where it was made the same way, else an empty one."""
-    found = _open_partial(partial)
-    if found is None or any(
-        found.attrs.get(key) != value for key, value in attributes.items() if key not in ("dataset", "versions")
-    ):
-        group: Any = create_store(partial, specs, attributes)
-        _write_labels(group, manifest)
-        return group
-    if found.attrs["dataset"] != attributes["dataset"]:
-        _adopt(found, partial, specs, attributes, manifest)
-        found = zarr.open_group(partial, mode="r+")
-    stored = np.count_nonzero(np.asarray(found[STAMP])[:, 0])
-    console.note(f"going on: {stored} of {len(manifest)} images of {manifest.set_name} are stored already")
-    return found
-
-
-def _open_partial(partial: Path) -> Any:
-    try:
-        group = zarr.open_group(partial, mode="r+")
-    except (OSError, ValueError, KeyError):
-        return None
-    return group if {"cls", "patches", "label", "image_id", STAMP} <= set(group.array_keys()) else None
-
-
-def _adopt(
-    old: Any,
-    partial: Path,
-    specs: dict[str, ArraySpec],
-    attributes: dict[str, Any],
-    manifest: Manifest,
-) -> None:
-    """Rebuild an unfinished store for a changed list of images, with the tokens of every file that is the same."""
-    rebuilt = partial.with_name(f".{partial.name}.rebuilt")
-    group: Any = create_store(rebuilt, specs, attributes)
-    _write_labels(group, manifest)
-    old_row = {name: row for row, name in enumerate(decode_ids(old["image_id"][...]))}
-    old_stamps = np.asarray(old[STAMP])
-    files = manifest.image_files()
-    kept = [
-        (row, old_row[path])
-        for row, path in enumerate(manifest.paths)
-        if path in old_row
-        and old_stamps[old_row[path]].any()
-        and np.array_equal(old_stamps[old_row[path]], _stamp(files[row]))
-    ]
-    for start in range(0, len(kept), specs[STAMP].chunk):
-        rows, old_rows = (list(part) for part in zip(*kept[start : start + specs[STAMP].chunk], strict=True))
-        for name in ("cls", "patches", STAMP):
-            group[name].oindex[rows] = old[name].oindex[old_rows]
-    shutil.rmtree(partial)
-    rebuilt.rename(partial)
-
-
-def _write_labels(group: Any, manifest: Manifest) -> None:
-    values = {"label": np.asarray(manifest.labels, np.int32), "image_id": encode_ids(list(manifest.paths))}
-    for name, array in values.items():
-        stored = group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=array.shape, compressors=None)
-        stored[...] = array
-
-
 def _fill(
     group: Any,
     manifest: Manifest,
@@ -154,71 +87,77 @@ def _fill(
 ) -> list[str]:
     """Store the tokens of every image that has none yet, chunk by chunk; returns a line for each bad image."""
     todo = np.flatnonzero(np.asarray(group[STAMP])[:, 0] == 0)
-    chunks = [rows for rows in np.split(todo, np.flatnonzero(np.diff(todo // settings.chunk)) + 1) if len(rows)]
-    batches = _decoded(manifest, backbone, settings, chunks, workers, device)
+    sampler = _batch_rows(todo, settings)
+    loader: DataLoader[Any] = DataLoader(
+        _Images(manifest.image_files(), backbone),
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+    )
     encode = torch.compile(backbone.tokens) if settings.compile else backbone.tokens
+    steps = console.track(loader, f"tokens of {manifest.set_name} (batches)", len(sampler))
     bad: list[str] = []
-    steps = console.track(batches, f"tokens of {manifest.set_name} (batches)", len(_batch_rows(chunks, settings)))
-    for rows in chunks:
-        cls, patches, stamps = [], [], []
-        for _ in range(0, len(rows), settings.batch_size):
-            batch = next(steps)
+    for _, of_chunk in groupby(steps, key=lambda batch: batch.first_row // settings.chunk):
+        encoded = []
+        for batch in of_chunk:
             bad += batch.problems
-            if len(batch.rows) == 0:
-                continue
-            with torch.inference_mode(), autocast(device, settings.autocast):
-                encoded = encode(batch.pixels.to(device, non_blocking=True))
-            one_cls, one_patches = (_to_numpy(part, settings.dtype) for part in _pooled(encoded, backbone, settings))
-            _require_finite(manifest, batch.rows, one_cls, one_patches)
-            cls.append(one_cls)
-            patches.append(one_patches)
-            stamps.append((batch.rows, batch.stamps))
-        if stamps:
-            _store_rows(group, np.concatenate([rows for rows, _ in stamps]), cls, patches, [one for _, one in stamps])
+            if len(batch.rows):
+                with torch.inference_mode(), autocast(device, settings.autocast):
+                    tokens = encode(batch.pixels.to(device, non_blocking=True))
+                encoded.append((batch, *_stored_form(tokens, backbone, settings)))
+        bad += _store_finite(group, manifest, encoded)
     return bad
 
 
-def _store_rows(group: Any, rows: Array, cls: list[Array], patches: list[Array], stamps: list[Array]) -> None:
-    """Write rows of one chunk; the stamps, which say that rows are stored, come last."""
-    whole = slice(rows[0], rows[-1] + 1) if len(rows) == rows[-1] - rows[0] + 1 else None
-    for name, pieces in (("cls", cls), ("patches", patches), (STAMP, stamps)):
-        values = np.concatenate(pieces)
-        if whole is not None:
-            group[name][whole] = values
-        else:
-            group[name].oindex[rows] = values
+def _batch_rows(todo: Array, settings: Cache) -> list[list[int]]:
+    """Rows of each batch; no batch crosses a chunk's edge."""
+    edges = np.flatnonzero(np.diff(todo // settings.chunk)) + 1
+    chunks, size = np.split(todo, edges), settings.batch_size
+    return [rows[start : start + size].tolist() for rows in chunks for start in range(0, len(rows), size)]
 
 
-def _pooled(encoded: tuple[Tensor, Tensor], backbone: FrozenBackbone, settings: Cache) -> tuple[Tensor, Tensor]:
-    cls, patches = encoded
-    if settings.pool == 1:
-        return cls, patches
-    batch, layers, _, width = patches.shape
-    rows, columns, pool = *backbone.shape.grid, settings.pool
-    squares = patches.reshape(batch, layers, rows // pool, pool, columns // pool, pool, width)
-    return cls, squares.mean(dim=(3, 5)).flatten(2, 3)
+def _stored_form(tokens: tuple[Tensor, Tensor], backbone: FrozenBackbone, settings: Cache) -> tuple[Array, Array]:
+    """[CLS] B D' and patches B L N D as they are stored: pooled, of the store's dtype, on the CPU."""
+    cls, patches = tokens
+    if settings.pool > 1:
+        batch, layers, _, width = patches.shape
+        (rows, columns), pool = backbone.shape.grid, settings.pool
+        squares = patches.reshape(batch, layers, rows // pool, pool, columns // pool, pool, width)
+        patches = squares.mean(dim=(3, 5)).flatten(2, 3)
+    dtype = getattr(torch, settings.dtype)
+    return cls.to(dtype).cpu().numpy(), patches.to(dtype).cpu().numpy()
 
 
-def _to_numpy(values: Tensor, dtype: str) -> Array:
-    converted: Array = values.to(getattr(torch, dtype)).cpu().numpy()
-    return converted
+def _store_finite(group: Any, manifest: Manifest, encoded: list[tuple["_Batch", Array, Array]]) -> list[str]:
+    """Write the finite rows of one chunk; the stamps, which say that rows are stored, come last.
 
-
-def _require_finite(manifest: Manifest, rows: Array, *arrays: Array) -> None:
-    for values in arrays:
-        broken = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-        if broken.any():
-            file = manifest.image_files()[rows[np.argmax(broken)]]
-            raise UserError(
-                f"{file}: its tokens are not finite in {values.dtype}; set cache.dtype to float32, "
-                "or exclude the image if its pixels are at fault"
-            )
+    Returns a line for each image whose tokens are not finite.
+    """
+    if not encoded:
+        return []
+    batches, cls, patches = (list(parts) for parts in zip(*encoded, strict=True))
+    rows = np.concatenate([batch.rows for batch in batches])
+    values = {"cls": np.concatenate(cls), "patches": np.concatenate(patches)}
+    values[STAMP] = np.concatenate([batch.stamps for batch in batches])
+    finite = np.all([np.isfinite(one).reshape(len(rows), -1).all(axis=1) for one in values.values()], axis=0)
+    stored = rows[finite]
+    if len(stored):
+        together = len(stored) == stored[-1] - stored[0] + 1
+        for name, array in values.items():
+            if together:
+                group[name][stored[0] : stored[-1] + 1] = array[finite]
+            else:
+                group[name].oindex[stored] = array[finite]
+    files, dtype = manifest.image_files(), values["cls"].dtype
+    return [f"{files[row]}: its tokens are not finite in {dtype} (cache.dtype float32?)" for row in rows[~finite]]
 
 
 @dataclass(frozen=True)
 class _Batch:
     """Decoded images of one batch: their rows, pixels B 3 H W, file stamps, and a line for each that failed."""
 
+    first_row: int
     rows: Array
     pixels: Tensor
     stamps: Array
@@ -234,52 +173,20 @@ class _Images(Dataset[tuple[int, Tensor | str, Array]]):
 
     def __getitem__(self, row: int) -> tuple[int, Tensor | str, Array]:
         try:
-            return row, self.transform(read_image(self.files[row])), _stamp(self.files[row])
+            return row, self.transform(read_image(self.files[row])), stamp_of(self.files[row])
         except UserError as error:
             return row, str(error), np.zeros(2, np.int64)
-
-
-def _stamp(file: Path) -> Array:
-    """Size in bytes and modification time in ns of a file: equal stamps, same image; zeros where it is gone."""
-    try:
-        stat = file.stat()
-    except OSError:
-        return np.zeros(2, np.int64)
-    return np.array([stat.st_size, stat.st_mtime_ns], np.int64)
 
 
 def _collate(items: list[tuple[int, Tensor | str, Array]]) -> _Batch:
     good = [item for item in items if isinstance(item[1], Tensor)]
     return _Batch(
+        first_row=items[0][0],
         rows=np.array([row for row, _, _ in good], np.int64),
         pixels=torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0),  # type: ignore[misc]
         stamps=np.array([stamp for _, _, stamp in good], np.int64),
         problems=[pixels for _, pixels, _ in items if isinstance(pixels, str)],
     )
-
-
-def _batch_rows(chunks: list[Array], settings: Cache) -> list[list[int]]:
-    """Rows of each batch; no batch crosses a chunk's edge."""
-    size = settings.batch_size
-    return [rows[start : start + size].tolist() for rows in chunks for start in range(0, len(rows), size)]
-
-
-def _decoded(
-    manifest: Manifest,
-    backbone: FrozenBackbone,
-    settings: Cache,
-    chunks: list[Array],
-    workers: int,
-    device: torch.device,
-) -> Iterator[_Batch]:
-    loader: DataLoader[Any] = DataLoader(
-        _Images(manifest.image_files(), backbone),
-        batch_sampler=_batch_rows(chunks, settings),
-        num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=device.type == "cuda",
-    )
-    return iter(loader)
 
 
 def _list_bad_images(set_name: str, bad: list[str]) -> str:

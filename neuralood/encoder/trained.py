@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from neuralood import paths
+from neuralood import console, paths
 from neuralood.checkpoint import load_tensors, save_tensors
 from neuralood.data.fmri import Measured
 from neuralood.encoder.model import RoiEncoder
@@ -16,13 +16,17 @@ from neuralood.weights import fingerprint
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"
 
-RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", "pool")
+RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", "pool", "versions")
 """What two token stores must share for one encoder to read both."""
 
 
 def require_recipe(tokens: Store, record: dict[str, Any]) -> None:
-    """Refuse tokens that differ from those the encoder was trained on. Raises UserError naming what differs."""
-    require_same(tokens, record["tokens"])
+    """Refuse tokens that differ from those the encoder was trained on; other library versions only warn.
+
+    Raises UserError naming what differs.
+    """
+    for key in require_same(tokens, record["tokens"]):
+        console.warn(f"{tokens.path}: {key} are {tokens.attributes[key]}, the encoder's {record['tokens'][key]}")
 
 
 def save_encoder(model: RoiEncoder, tokens: Store, measured: Measured, control: str, epochs: int) -> None:
