@@ -3,7 +3,8 @@
     python -m benchmarks.demo_controls
 
 Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm, in one process:
-tokens and fMRI of a seed are shared by its arms. Per-image predictions stay in build/demo_controls/.
+the tokens of a seed are shared by its arms. In the last two arms the high-level ROIs are noise that no image predicts.
+Per-image predictions stay in build/demo_controls/.
 Writes benchmarks/demo_controls.json and benchmarks/demo_controls.md.
 
 The world is SIMULATED and built so that the effect exists: this tests the pipeline and its controls, not the brain.
@@ -15,7 +16,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from neuralood import paths
-from neuralood.config import Params, load_params
+from neuralood.config import Control, HighRois, Params, Variant, load_params
 from neuralood.console import console
 from neuralood.data.fmri import prepare_fmri
 from neuralood.demo.drawing import render_set
@@ -40,13 +41,28 @@ from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
 
 SEEDS = (0, 1, 2)
-ARMS: dict[str, dict[str, str]] = {
-    "bmfl": {},
-    "image_only": {"variant": "image_only"},
-    "shuffled": {"control": "shuffled"},
-    "untrained": {"control": "untrained"},
-    "features": {"control": "features"},
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm changes in the demo's params."""
+
+    control: Control = "none"
+    variant: Variant = "bmfl"
+    high_rois: HighRois = "shape"
+
+
+ARMS = {
+    "bmfl": Arm(),
+    "image_only": Arm(variant="image_only"),
+    "shuffled": Arm(control="shuffled"),
+    "untrained": Arm(control="untrained"),
+    "features": Arm(control="features"),
+    "bmfl, high ROIs know nothing": Arm(high_rois="noise"),
+    "shuffled, high ROIs know nothing": Arm(control="shuffled", high_rois="noise"),
 }
+PAIRS = [("bmfl", other) for other in ("linear", "image_only", "shuffled", "untrained", "features")]
+PAIRS += [("bmfl, high ROIs know nothing", "shuffled, high ROIs know nothing")]
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "build" / "demo_controls"
 
@@ -69,21 +85,27 @@ def _run_seed(params: Params) -> None:
     for name in params.sets:
         render_set(params, name)
         cache_tokens(params, name)
-    simulate_subject(params, params.fmri.subject)
-    prepare_fmri(params)
-    for arm, change in ARMS.items():
-        console.rule(f"seed {params.seed}, {arm}")
-        encoder = replace(params.encoder, control=change.get("control", "none"))
-        fusion = replace(params.fusion, variant=change.get("variant", "bmfl"))
-        _run_arm(replace(params, encoder=encoder, fusion=fusion), reuse=arm == "image_only")
-        shutil.copytree(paths.DATA / "eval", Path(arm) / "eval")
-        shutil.copytree(paths.METRICS, Path(arm) / "metrics")
+    for name, arm in ARMS.items():
+        console.rule(f"seed {params.seed}, {name}")
+        _run_arm(
+            replace(
+                params,
+                demo=replace(params.demo, high_rois=arm.high_rois),
+                encoder=replace(params.encoder, control=arm.control),
+                fusion=replace(params.fusion, variant=arm.variant),
+            ),
+            reuse=arm.variant == "image_only",
+        )
+        shutil.copytree(paths.DATA / "eval", Path(name) / "eval")
+        shutil.copytree(paths.METRICS, Path(name) / "metrics")
 
 
 def _run_arm(params: Params, *, reuse: bool) -> None:
     """Train and score one arm; with `reuse`, on the brain encoder and predicted fMRI that lie there."""
     labelled = [name for name in params.sets if name != "nsd"]
     if not reuse:
+        simulate_subject(params, params.fmri.subject)
+        prepare_fmri(params)
         train_encoder(params)
         for name in labelled:
             synthesize(params, name)
@@ -111,16 +133,12 @@ def compare(params: Params) -> dict[str, Any]:
     encoder = {seed: read_json(SCRATCH / f"seed{seed}" / "bmfl" / "metrics" / "encoder.json") for seed in SEEDS}
     top1 = {"linear": _top1([classification["bmfl", seed] for seed in SEEDS], "linear")}
     top1 |= {arm: _top1([classification[arm, seed] for seed in SEEDS], "fusion") for arm in ARMS}
-    mean_sets = list(params.evaluation.ood_mean)
-    differences = {
-        other: {
-            "ood_mean": _difference(top1["bmfl"], top1[other], "ood_mean", mean_sets, other, params),
-            "conflict": _difference(top1["bmfl"], top1[other], "conflict", ["conflict"], other, params),
-            "val": _difference(top1["bmfl"], top1[other], "val", ["val"], other, params),
-        }
-        for other in top1
-        if other != "bmfl"
-    }
+    keys = {"ood_mean": list(params.evaluation.ood_mean), "conflict": ["conflict"], "val": ["val"]}
+    differences = [
+        {"arm": arm, "other": other}
+        | {key: _difference(top1, arm, other, key, sets, params) for key, sets in keys.items()}
+        for arm, other in PAIRS
+    ]
     groups = {
         group: {
             "fraction_of_ceiling": [encoder[seed]["groups"][group]["fraction_of_ceiling"] for seed in SEEDS],
@@ -129,7 +147,7 @@ def compare(params: Params) -> dict[str, Any]:
         }
         for group in ("early", "high")
     }
-    return {"data": "simulated", "seeds": list(SEEDS), "top1": top1, "bmfl_minus": differences, "encoder": groups}
+    return {"data": "simulated", "seeds": list(SEEDS), "top1": top1, "differences": differences, "encoder": groups}
 
 
 def _top1(runs: list[dict[str, Any]], model: str) -> dict[str, list[float]]:
@@ -138,12 +156,14 @@ def _top1(runs: list[dict[str, Any]], model: str) -> dict[str, list[float]]:
 
 
 def _difference(
-    ours: dict[str, list[float]], theirs: dict[str, list[float]], key: str, sets: list[str], other: str, params: Params
+    top1: dict[str, dict[str, list[float]]], arm: str, other: str, key: str, sets: list[str], params: Params
 ) -> dict[str, Any]:
     """Per-seed differences with a t interval over seeds, and a bootstrap interval over images, seeds averaged."""
-    per_seed = np.array(ours[key]) - np.array(theirs[key])
+    per_seed = np.array(top1[arm][key]) - np.array(top1[other][key])
     half = student_t.ppf(0.975, len(SEEDS) - 1) * per_seed.std(ddof=1) / len(SEEDS) ** 0.5
-    low, high = _image_interval(other, sets, params)
+    results = {f"{seed}/{name}": _paired(seed, arm, other, name) for seed in SEEDS for name in sets}
+    rng = generator(0, "demo controls", arm, other, key)
+    low, high = bootstrap_interval(results, params.evaluation.bootstrap, rng)
     return {
         "mean": round(float(per_seed.mean()), 3),
         "per_seed": per_seed.round(3).tolist(),
@@ -152,26 +172,20 @@ def _difference(
     }
 
 
-def _image_interval(other: str, sets: list[str], params: Params) -> tuple[float, float]:
-    """Each seed has scenes of its own: sources are resampled within seeds, and the seeds averaged."""
-    results = {}
-    for seed in SEEDS:
-        for name in sets:
-            ours = read_predictions(SCRATCH / f"seed{seed}" / "bmfl" / "eval" / name)
-            theirs = ours if other == "linear" else read_predictions(SCRATCH / f"seed{seed}" / other / "eval" / name)
-            model = "linear" if other == "linear" else "fusion"
-            difference = ours.correct("fusion").mean(axis=0) - theirs.correct(model).mean(axis=0)
-            results[f"{seed}/{name}"] = PairedResult(
-                100 * difference, tuple(f"{seed}/{source}" for source in ours.sources)
-            )
-    return bootstrap_interval(results, params.evaluation.bootstrap, generator(0, "demo controls", other, *sets))
+def _paired(seed: int, arm: str, other: str, set_name: str) -> PairedResult:
+    """Arm minus other on the images of one set and seed; each seed has scenes of its own."""
+    model, folder = ("linear", arm) if other == "linear" else ("fusion", other)
+    ours = read_predictions(SCRATCH / f"seed{seed}" / arm / "eval" / set_name)
+    theirs = read_predictions(SCRATCH / f"seed{seed}" / folder / "eval" / set_name)
+    difference = ours.correct("fusion").mean(axis=0) - theirs.correct(model).mean(axis=0)
+    return PairedResult(100 * difference, tuple(f"{seed}/{source}" for source in ours.sources))
 
 
 def page(record: dict[str, Any], seconds: float) -> str:
     """The Markdown page of a comparison."""
     sets = list(record["top1"]["bmfl"])
     lines = [
-        "# BMFL against its controls on the demo world (SIMULATED images' brain data)",
+        "# BMFL against its controls on the demo world (SIMULATED)",
         "",
         "Written by `python -m benchmarks.demo_controls`. The world is built so that the effect exists: it tests the",
         "pipeline and its controls, and says nothing about real brains.",
@@ -185,12 +199,11 @@ def page(record: dict[str, Any], seconds: float) -> str:
         cells = [f"{np.mean(scores[name]):.1f}" for name in sets]
         cells[sets.index("ood_mean")] += " (" + " ".join(f"{one:.1f}" for one in scores["ood_mean"]) + ")"
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    lines += ["", "BMFL minus the other arm, points: mean [t interval over seeds] [bootstrap over images]", ""]
-    lines += ["| other | mean OOD | cue-conflict | val (in distribution) |", "|---|---|---|---|"]
-    for other, differences in record["bmfl_minus"].items():
-        lines.append(
-            f"| {other} | " + " | ".join(_cell(differences[key]) for key in ("ood_mean", "conflict", "val")) + " |"
-        )
+    lines += ["", "Differences in points: mean [t interval over seeds] [bootstrap over images]", ""]
+    lines += ["| arm minus other | mean OOD | cue-conflict | val (in distribution) |", "|---|---|---|---|"]
+    for one in record["differences"]:
+        cells = " | ".join(_cell(one[key]) for key in ("ood_mean", "conflict", "val"))
+        lines.append(f"| {one['arm']} minus {one['other']} | {cells} |")
     lines += ["", "Encoder (control none), per seed: median r, ridge, fraction of ceiling", ""]
     for group, scores in record["encoder"].items():
         shown = [" ".join(f"{one:.3f}" for one in scores[key]) for key in ("pearson", "ridge", "fraction_of_ceiling")]
