@@ -1,6 +1,6 @@
 """Compare two metrics folders: the same keys, and numbers as near as another machine's arithmetic allows.
 
-    python .ci/compare_metrics.py metrics build/demo/metrics
+python .ci/compare_metrics.py metrics build/demo/metrics
 """
 
 import json

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student_t
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import console
+from neuralood.base.records import read_json, write_json, write_text
+from neuralood.base.seeding import generator
 from neuralood.config import Control, HighRois, Params, Variant, load_params
-from neuralood.console import console
 from neuralood.data.fmri import prepare_fmri
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
@@ -33,8 +35,6 @@ from neuralood.encoder.train import train_encoder
 from neuralood.evaluation import evaluate
 from neuralood.fusion.train import train_fusion
 from neuralood.predictions import read_predictions
-from neuralood.records import read_json, write_json, write_text
-from neuralood.seeding import generator
 from neuralood.statistics import PairedResult, bootstrap_interval
 from neuralood.summary import summarize
 from neuralood.synthesis import synthesize

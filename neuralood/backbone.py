@@ -18,8 +18,8 @@ from huggingface_hub.constants import ENDPOINT as HUB_ENDPOINT
 from PIL import Image
 from torch import Tensor, nn
 
-from neuralood.errors import UserError
-from neuralood.weights import fingerprint, read_weights
+from neuralood.base.errors import UserError
+from neuralood.base.weights import fingerprint, read_weights
 
 Layers = tuple[int | str, ...]
 
@@ -77,6 +77,7 @@ class FrozenBackbone(nn.Module):
         self.features = features
         self.preprocessing = preprocessing
         self.is_vit = hasattr(model, "num_prefix_tokens")
+        self._channels_last_maps = getattr(model, "output_fmt", "NCHW") == "NHWC"  # such as Swin
         self._check_layers()
         if not self.is_vit:
             self.model.to(memory_format=torch.channels_last)  # convolutions run up to twice as fast
@@ -114,10 +115,14 @@ class FrozenBackbone(nn.Module):
         images = images.contiguous(memory_format=torch.channels_last)
         with _outputs_of(self.model, [str(layer) for layer in self.layers]) as maps:
             final = self.model.forward_features(images)
-        return self._cls(final), torch.stack([one.flatten(2).transpose(1, 2) for one in maps], dim=1)
+        return self._cls(final), torch.stack([self._rows_first(one).flatten(1, 2) for one in maps], dim=1)
+
+    def _rows_first(self, feature_map: Tensor) -> Tensor:
+        """A feature map as B H W D, whichever way round the model has it."""
+        return feature_map if self._channels_last_maps else feature_map.permute(0, 2, 3, 1)
 
     def _cls(self, final: Tensor) -> Tensor:
-        if self.is_vit and self.model.num_prefix_tokens:
+        if getattr(self.model, "cls_token", None) is not None:
             return final[:, 0]
         pooled: Tensor = self.model.forward_head(final, pre_logits=True)
         return pooled
@@ -131,7 +136,7 @@ class FrozenBackbone(nn.Module):
             depth, patch = len(self.model.blocks), self.model.patch_embed.patch_size[0]
             size = self.preprocessing.image_size
             if size % patch:
-                near = size - size % patch
+                near = max(patch, size - size % patch)
                 raise UserError(f"backbone.image_size: {size} is no multiple of the patch size {patch}; {near} is")
             for layer in self.layers:
                 if not isinstance(layer, int) or not -depth <= layer < depth:
@@ -155,10 +160,13 @@ class FrozenBackbone(nn.Module):
                 _outputs_of(self.model, [str(layer) for layer in self.layers]) as maps,
             ):
                 self.model.forward_features(blank)
+            if len(maps) < len(self.layers):
+                raise UserError(f"backbone.layers: no feature map comes out of {', '.join(map(str, self.layers))}")
             sizes = {tuple(one.shape[1:]) for one in maps}
             if len(sizes) > 1 or any(one.ndim != 4 for one in maps):
-                raise UserError(f"backbone.layers: feature maps must have one size, got {sorted(sizes)} (C, H, W)")
-            grid = (maps[0].shape[2], maps[0].shape[3])
+                raise UserError(f"backbone.layers: feature maps must have one size, got {sorted(sizes)}")
+            _, rows, columns, _ = self._rows_first(maps[0]).shape
+            grid = (rows, columns)
         else:
             grid = tuple(self.model.patch_embed.dynamic_feat_size((size, size)))
         cls, patches = self.tokens(blank)
@@ -211,10 +219,20 @@ def _create(name: str, weights: str, image_size: int, data_root: Path) -> Any:
     except AssertionError as error:
         raise UserError(f"backbone.image_size: {image_size} does not suit {name} ({error})") from None
     except (RuntimeError, KeyError, ValueError, OSError) as error:
+        _require_patches(name, image_size)
         reason = " ".join(str(error).split())[:200]
         if weights != "hub":
             raise UserError(f"backbone.weights: {weights} does not fit {name}: {reason}") from None
         raise UserError(_no_hub(name, reason)) from None
+
+
+def _require_patches(name: str, image_size: int) -> None:
+    """Say so where a model fails because its patch size does not divide the image size."""
+    with torch.device("meta"):
+        embed = getattr(timm.create_model(name), "patch_embed", None)
+    patch = getattr(embed, "patch_size", (1,))[0]
+    if image_size % patch:
+        raise UserError(f"backbone.image_size: {image_size} is no multiple of the patch size {patch} of {name}")
 
 
 def _require_hub(name: str) -> None:
@@ -257,7 +275,7 @@ def _outputs_of(model: nn.Module, names: list[str]) -> Iterator[list[Tensor]]:
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             outputs[name] = output
-            if len(outputs) == len(names):
+            if len(outputs) == len(set(names)):
                 collected[:] = [outputs[one] for one in names]
 
         return hook

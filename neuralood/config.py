@@ -15,9 +15,9 @@ from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.errors import UserError
 from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
-from neuralood.errors import UserError
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 

@@ -5,17 +5,17 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.device import prepare_torch
+from neuralood.base.errors import UserError
+from neuralood.base.records import write_json
+from neuralood.base.seeding import generator
+from neuralood.base.store import Array
 from neuralood.config import Params
 from neuralood.data.manifest import Manifest, read_manifest
-from neuralood.device import prepare_torch
 from neuralood.encoder.trained import load_encoder
-from neuralood.errors import UserError
 from neuralood.fusion.trained import load_record, load_seed, open_image_data, predict
 from neuralood.predictions import MODELS, Predictions, score, write_predictions
-from neuralood.records import write_json
-from neuralood.seeding import generator
-from neuralood.store import Array
 
 TOP = 5
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
-from neuralood.errors import UserError
-from neuralood.records import rounded, write_arrays
+from neuralood.base.errors import UserError
+from neuralood.base.records import rounded, write_arrays
+from neuralood.base.store import Array, decode_ids, encode_ids
 from neuralood.statistics import PairedResult, bootstrap_interval
-from neuralood.store import Array, decode_ids, encode_ids
 
 MODELS = ("linear", "fusion")
 FILE = "predictions.npz"
@@ -52,14 +53,14 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
 def read_predictions(folder: Path) -> Predictions:
     """Read FOLDER/predictions.npz. Raises UserError where it is missing or damaged."""
     try:
-        with np.load(folder / FILE, allow_pickle=False) as arrays:
+        with (folder / FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return Predictions(
                 labels=arrays["labels"],
                 ranked={model: arrays[f"{model}_ranked"] for model in MODELS},
                 confidence={model: arrays[f"{model}_confidence"] for model in MODELS},
                 sources=tuple(decode_ids(arrays["sources"])),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{folder / FILE} is missing or damaged ({error}): run `dvc repro`") from None
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 
-from neuralood import console
+from neuralood.base import console
+from neuralood.base.errors import UserError
 from neuralood.config import Params, Role, load_params
-from neuralood.errors import UserError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuralood.store import Array
+from neuralood.base.store import Array
 
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.records import read_json, rounded, write_json
+from neuralood.base.seeding import generator
 from neuralood.config import Params
 from neuralood.predictions import MODELS, read_predictions
-from neuralood.records import read_json, rounded, write_json
-from neuralood.seeding import generator
 from neuralood.statistics import bootstrap_interval
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.device import prepare_torch
+from neuralood.base.errors import UserError
+from neuralood.base.store import ArraySpec, complete_store, create_store, open_store
 from neuralood.config import Params
 from neuralood.data.manifest import read_manifest
-from neuralood.device import prepare_torch
 from neuralood.encoder.trained import load_encoder, predict, require_recipe
-from neuralood.errors import UserError
-from neuralood.store import ArraySpec, complete_store, create_store, open_store
 
 
 def synthesize(params: Params, set_name: str) -> None:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neuralood import console, paths
 from neuralood.backbone import FrozenBackbone, weights_fingerprint
+from neuralood.base import console, paths
+from neuralood.base.device import autocast
+from neuralood.base.errors import UserError
+from neuralood.base.store import Array, ArraySpec, complete_store
 from neuralood.config import Cache
 from neuralood.data.images import read_image
 from neuralood.data.manifest import Manifest
-from neuralood.device import autocast
-from neuralood.errors import UserError
-from neuralood.store import Array, ArraySpec, complete_store
 from neuralood.unfinished import STAMP, resume_or_create, stamp_of
 
 
@@ -103,8 +103,10 @@ def _fill(
         for batch in of_chunk:
             bad += batch.problems
             if len(batch.rows):
+                pixels = _filled_up(batch.pixels, settings.batch_size).to(device, non_blocking=True)
                 with torch.inference_mode(), autocast(device, settings.autocast):
-                    tokens = encode(batch.pixels.to(device, non_blocking=True))
+                    cls, patches = encode(pixels)
+                tokens = cls[: len(batch.rows)], patches[: len(batch.rows)]
                 encoded.append((batch, *_stored_form(tokens, backbone, settings)))
         bad += _store_finite(group, manifest, encoded)
     return bad
@@ -115,6 +117,13 @@ def _batch_rows(todo: Array, settings: Cache) -> list[list[int]]:
     edges = np.flatnonzero(np.diff(todo // settings.chunk)) + 1
     chunks, size = np.split(todo, edges), settings.batch_size
     return [rows[start : start + size].tolist() for rows in chunks for start in range(0, len(rows), size)]
+
+
+def _filled_up(pixels: Tensor, size: int) -> Tensor:
+    """B 3 H W with blank images appended up to `size`: kernels are chosen by shape, and so tokens do not depend on
+    how images fall into batches."""
+    blank = pixels.new_zeros(size - len(pixels), *pixels.shape[1:])
+    return torch.cat([pixels, blank]) if len(blank) else pixels
 
 
 def _stored_form(tokens: tuple[Tensor, Tensor], backbone: FrozenBackbone, settings: Cache) -> tuple[Array, Array]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from neuralood import console
+from neuralood.base import console
+from neuralood.base.store import Array, ArraySpec, create_store, decode_ids, encode_ids
 from neuralood.data.manifest import Manifest
-from neuralood.store import Array, ArraySpec, create_store, decode_ids, encode_ids
 
 STAMP = "stamp"
 """Array of an unfinished store: size and modification time of each image stored so far, 0 where none is."""
@@ -24,12 +24,24 @@ def resume_or_create(partial: Path, specs: dict[str, ArraySpec], attributes: dic
         group: Any = create_store(partial, specs, attributes)
         _write_labels(group, manifest)
         return group
-    if found.attrs["dataset"] != attributes["dataset"]:
+    if found.attrs["dataset"] != attributes["dataset"] or found[STAMP].chunks[0] != specs[STAMP].chunk_rows:
         _adopt(found, partial, specs, attributes, manifest)
         found = zarr.open_group(partial, mode="r+")
+    else:
+        _forget_changed(found, manifest)
     stored = np.count_nonzero(np.asarray(found[STAMP])[:, 0])
     console.note(f"going on: {stored} of {len(manifest)} images of {manifest.set_name} are stored already")
     return found
+
+
+def _forget_changed(group: Any, manifest: Manifest) -> None:
+    """Have images done again whose files changed since they were stored."""
+    stamps, files = np.asarray(group[STAMP]), manifest.image_files()
+    stored = np.flatnonzero(stamps.any(axis=1))
+    changed = [row for row in stored if not np.array_equal(stamps[row], stamp_of(files[row]))]
+    if changed:
+        stamps[changed] = 0
+        group[STAMP][...] = stamps
 
 
 def _open_partial(partial: Path) -> Any:

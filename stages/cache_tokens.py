@@ -2,11 +2,11 @@
 
 from dataclasses import asdict
 
-from neuralood import console, paths
 from neuralood.backbone import load_backbone
+from neuralood.base import console, paths
+from neuralood.base.device import prepare_torch
 from neuralood.config import Params
 from neuralood.data.manifest import read_manifest
-from neuralood.device import prepare_torch
 from neuralood.stage import run
 from neuralood.tokens import cache_tokens
 

@@ -1,6 +1,6 @@
 """Predict the classes of one image set with both models, and score them."""
 
-from neuralood import paths
+from neuralood.base import paths
 from neuralood.config import Params
 from neuralood.stage import has_role, run
 

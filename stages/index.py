@@ -1,7 +1,7 @@
 """Lists one set of the user's images into its manifest."""
 
+from neuralood.base.console import wrote
 from neuralood.config import Params
-from neuralood.console import wrote
 from neuralood.data.index import index_set
 from neuralood.data.manifest import write_manifest
 from neuralood.stage import run

@@ -1,10 +1,10 @@
 """Records the files, shapes and fingerprint of the user's fMRI."""
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import wrote
+from neuralood.base.records import write_json
 from neuralood.config import Params
-from neuralood.console import wrote
 from neuralood.data.fmri import index_fmri
-from neuralood.records import write_json
 from neuralood.stage import run
 
 

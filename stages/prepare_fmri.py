@@ -1,8 +1,8 @@
 """Brings measured fMRI of any source into the one store that training reads."""
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import wrote
 from neuralood.config import Params
-from neuralood.console import wrote
 from neuralood.data.fmri import prepare_fmri, read_measured
 from neuralood.stage import run
 

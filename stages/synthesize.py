@@ -1,6 +1,6 @@
 """Predict the fMRI of one image set with the frozen brain encoder."""
 
-from neuralood import paths
+from neuralood.base import paths
 from neuralood.config import Params
 from neuralood.stage import has_role, run
 

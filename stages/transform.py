@@ -1,8 +1,8 @@
 """Draws a made OOD set from the images of another set."""
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import wrote
 from neuralood.config import Params
-from neuralood.console import wrote
 from neuralood.data.manifest import write_manifest
 from neuralood.data.transforms import make_set
 from neuralood.stage import run

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from helpers_data import FSAVERAGE, IMAGES, LFS, LH, RH, save, write_subject
 
+from neuralood.base.errors import UserError
+from neuralood.base.store import Array
 from neuralood.data import algonauts
 from neuralood.data.algonauts import check_finite, read_subject
-from neuralood.errors import UserError
-from neuralood.store import Array
 
 FMRI = "training_split/training_fmri/{}_training_fmri.npy"
 CEILING = "test_split/noise_ceiling/{}_noise_ceiling.npy"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from neuralood import backbone as backbone_module
 from neuralood.backbone import FrozenBackbone, Preprocessing, load_backbone, weights_fingerprint
-from neuralood.errors import UserError
+from neuralood.base.errors import UserError
 
 SIZE = 64
 VIT, CNN = "test_vit", "test_resnet"
@@ -95,7 +95,11 @@ def test_queries_are_the_projection_of_the_blocks_attention(images):
         for place, block in enumerate((3, 5)):
             layer = model.blocks[block]
             (entering,) = model.forward_intermediates(
-                images, indices=[block - 1], norm=False, output_fmt="NLC", intermediates_only=True,
+                images,
+                indices=[block - 1],
+                norm=False,
+                output_fmt="NLC",
+                intermediates_only=True,
             )
             weight, bias = layer.attn.qkv.weight[:width], layer.attn.qkv.bias[:width]
             close(patches[:, place], layer.norm1(entering) @ weight.T + bias)
@@ -136,7 +140,8 @@ def test_cnn_layers_come_back_in_the_order_asked(images):
 
 
 @pytest.mark.parametrize(
-    ("name", "layers", "features"), [(VIT, (5, -1), "tokens"), (VIT, (5, -1), "queries"), (CNN, ("layer2",) * 2, "tokens")]
+    ("name", "layers", "features"),
+    [(VIT, (5, -1), "tokens"), (VIT, (5, -1), "queries"), (CNN, ("layer2",) * 2, "tokens")],
 )
 def test_a_layer_named_twice_comes_back_twice(images, name, layers, features):
     backbone, _ = frozen(name, layers, features)
@@ -185,12 +190,19 @@ def weights(tmp_path):
     """Random weights of the two small models as files below a data root."""
     for name in (VIT, CNN):
         model = randomise(timm.create_model(name))
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / f"{name}.safetensors"
+        )
     return tmp_path
 
 
 def load(root, name=CNN, weights=None, **changes):
-    options = {"image_size": SIZE, "crop_pct": None, "layers": ("layer4",) if name == CNN else (-1,), "features": "tokens"}
+    options = {
+        "image_size": SIZE,
+        "crop_pct": None,
+        "layers": ("layer4",) if name == CNN else (-1,),
+        "features": "tokens",
+    }
     return load_backbone(name, weights or f"{name}.safetensors", data_root=root, **{**options, **changes})
 
 

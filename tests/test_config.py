@@ -9,8 +9,8 @@ import pytest
 from conftest import DELETE, ROOT, as_yaml
 from ruamel.yaml import YAML
 
+from neuralood.base.errors import UserError
 from neuralood.config import load_params
-from neuralood.errors import UserError
 
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))]
 
@@ -115,7 +115,9 @@ def test_unknown_key_near_none_is_named_all_the_same(project):
         project.load()
 
 
-@pytest.mark.parametrize("key", ["seed", "fusion", "fusion.lr", "demo.vertices.rest", "encoder.control_features.layers"])
+@pytest.mark.parametrize(
+    "key", ["seed", "fusion", "fusion.lr", "demo.vertices.rest", "encoder.control_features.layers"]
+)
 def test_missing_key_is_named(project, key):
     project.edit(**{key: DELETE})
     with pytest.raises(UserError, match=rf"{key}: missing key"):
@@ -309,9 +311,7 @@ def test_one_folder_serves_as_two_sets_by_its_first_part_and_the_rest(project, t
     assert project.load().files["val"].part.fraction == 0.8
 
 
-@pytest.mark.parametrize(
-    "rois", ["all", "early", "parietal", ["FFA-1", "places"], ["V1v"]], ids=lambda rois: str(rois)
-)
+@pytest.mark.parametrize("rois", ["all", "early", "parietal", ["FFA-1", "places"], ["V1v"]], ids=lambda rois: str(rois))
 def test_rois_may_be_all_a_group_or_a_list(project, rois):
     project.edit(**{"fusion.rois": rois})
     assert project.load().fusion.rois == (rois if isinstance(rois, str) else tuple(rois))

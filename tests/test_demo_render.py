@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neuralood.base.errors import UserError
 from neuralood.demo.render import MOST_NSD_SCENES, STYLES, render, render_labelled, render_nsd
 from neuralood.demo.scenes import draw_scenes, other_texture
 from neuralood.demo.shapes import CLASS_SHAPES, EXTRA_SHAPES, Pose, shape_mask
 from neuralood.demo.textures import OWN_TEXTURE, TEXTURES, texture_patch
-from neuralood.errors import UserError
 
 
 @pytest.fixture(scope="module")

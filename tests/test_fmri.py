@@ -18,7 +18,10 @@ from helpers_data import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.errors import UserError
+from neuralood.base.records import read_json, write_json
+from neuralood.base.store import write_store
 from neuralood.config import Params
 from neuralood.data.algonauts import read_subject
 from neuralood.data.fmri import (
@@ -35,9 +38,6 @@ from neuralood.data.fmri import (
     vertices_of,
 )
 from neuralood.data.manifest import write_manifest
-from neuralood.errors import UserError
-from neuralood.records import read_json, write_json
-from neuralood.store import write_store
 
 NAMES = ("lh.V1v", "lh.EBA", "rh.V1v", "rh.EBA", "rh.FFA-2")
 ROI = np.eye(5, 7, dtype=bool)

@@ -8,9 +8,9 @@ import pytest
 from helpers_data import LFS, picture, real_data, save
 from PIL import Image, ImageFile
 
+from neuralood.base.errors import UserError
 from neuralood.data.arrays import read_npy
 from neuralood.data.images import is_image, read_image
-from neuralood.errors import UserError
 
 RAMP = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
 

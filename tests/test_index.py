@@ -9,14 +9,14 @@ from helpers_data import files_params, in_project, picture, real_data, write_cla
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.errors import UserError
 from neuralood.config import Part
 from neuralood.data.files import Listed
 from neuralood.data.index import _share, index_set, made_manifest, rendered_manifest
 from neuralood.data.manifest import read_manifest, write_manifest
 from neuralood.demo.render import render_labelled, render_nsd
 from neuralood.demo.scenes import draw_scenes
-from neuralood.errors import UserError
 
 
 @pytest.fixture

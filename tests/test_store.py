@@ -8,9 +8,9 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuralood import store as store_module
-from neuralood.errors import UserError
-from neuralood.store import (
+from neuralood.base import store as store_module
+from neuralood.base.errors import UserError
+from neuralood.base.store import (
     ArraySpec,
     complete_store,
     create_store,
@@ -250,8 +250,8 @@ def test_failure_to_move_leaves_no_store(tmp_path, arrays, monkeypatch):
 
 
 def test_an_unfinished_store_moved_into_place_by_hand_is_refused(tmp_path, path, arrays, monkeypatch):
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        interrupt_write(patched, 3)
+    interrupt_write(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
         write_store(path, arrays, {}, CHUNK)
     shutil.rmtree(path)
     next(tmp_path.glob(".*")).rename(path)

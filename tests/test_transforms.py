@@ -7,13 +7,13 @@ import pytest
 from helpers_data import SETS, in_project, make_params, picture, real_data, write_classes
 from PIL import Image, ImageDraw
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.errors import UserError
 from neuralood.config import Params
 from neuralood.data.images import read_image
 from neuralood.data.index import index_set
 from neuralood.data.manifest import write_manifest
 from neuralood.data.transforms import TRANSFORMS, cartoon, line_drawing, make_set
-from neuralood.errors import UserError
 
 
 def textured_disc() -> Image.Image:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neuralood.base.errors import UserError
 from neuralood.data.arrays import read_npy
 from neuralood.data.rois import ROI_FAMILIES
-from neuralood.errors import UserError
 
 HEMISPHERES = ("lh", "rh")
 """Left first, everywhere: the one vertex axis is lh, then rh."""

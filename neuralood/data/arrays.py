@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from neuralood.base.errors import UserError
 from neuralood.data.files import require_content
-from neuralood.errors import UserError
 
 MAGIC = b"\x93NUMPY"
 NUMBER_KINDS = "biuf"

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from neuralood.errors import UserError
-from neuralood.seeding import generator
+from neuralood.base.errors import UserError
+from neuralood.base.seeding import generator
 
 LFS_POINTER = b"version https://git-lfs"
 SAMPLED_FILES = 256

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import track
+from neuralood.base.errors import UserError
+from neuralood.base.records import read_json
+from neuralood.base.seeding import generator
+from neuralood.base.store import ArraySpec, Rows, complete_store, create_store, open_store
 from neuralood.config import Params
-from neuralood.console import track
 from neuralood.data.algonauts import Subject, check_finite, read_subject
 from neuralood.data.files import fingerprint_files
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.rois import ROI_GROUPS
-from neuralood.errors import UserError
-from neuralood.records import read_json
-from neuralood.seeding import generator
-from neuralood.store import ArraySpec, Rows, complete_store, create_store, open_store
 
 KIND = "measured fMRI"
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from neuralood.base.errors import UserError
 from neuralood.data.files import require_content
-from neuralood.errors import UserError
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is decoded: Pillow's other formats are rare, or run other programs, as EPS does."""

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.errors import UserError
+from neuralood.base.seeding import generator
 from neuralood.config import FileSet, Params, Part
 from neuralood.data.files import Listed, fingerprint_listing
 from neuralood.data.listing import Exclusion, class_folders, require_used, scan_images
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.demo.shapes import CLASS_SHAPES
-from neuralood.errors import UserError
-from neuralood.seeding import generator
 
 TRAINING_IMAGES = "training_split/training_images"
 """Where Algonauts 2023 keeps the images that were measured; sorted names are the rows of the fMRI."""

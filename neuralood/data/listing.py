@@ -7,8 +7,8 @@ from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
+from neuralood.base.errors import UserError
 from neuralood.data.images import EXTENSIONS, is_image
-from neuralood.errors import UserError
 
 LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 """What file managers leave behind, in lower case; hidden files are skipped as well."""

@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from neuralood import paths
-from neuralood.records import read_json, write_json
+from neuralood.base import paths
+from neuralood.base.records import read_json, write_json
 
 UNLABELLED = -1
 """Label of an image without a class."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neuralood.store import Array
+from neuralood.base.store import Array
 
 
 def stratified_holdout(labels: Array, share: float, rng: np.random.Generator) -> tuple[Array, Array]:

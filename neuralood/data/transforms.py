@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from neuralood import paths
+from neuralood.base import paths
+from neuralood.base.console import track
+from neuralood.base.errors import UserError
 from neuralood.config import Params
-from neuralood.console import track
 from neuralood.data.images import read_image
 from neuralood.data.index import check_classes, made_manifest
 from neuralood.data.manifest import Manifest, read_manifest
-from neuralood.errors import UserError
 
 SHORT_SIDE_PX = 256
 """Shorter side of what is drawn: lines and patches then mean the same for images of any size."""

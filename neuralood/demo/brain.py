@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from neuralood.base.records import write_text, write_whole
+from neuralood.base.seeding import generator
 from neuralood.data.rois import ROI_FAMILIES
 from neuralood.demo.features import (
     CELLS,
@@ -25,8 +27,6 @@ from neuralood.demo.features import (
     to_luminance,
 )
 from neuralood.demo.scenes import Scene
-from neuralood.records import write_text, write_whole
-from neuralood.seeding import generator
 
 Floats = NDArray[np.float32]
 

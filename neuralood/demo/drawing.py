@@ -4,13 +4,13 @@ import shutil
 from collections.abc import Iterable
 from typing import Literal, TypeVar
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.seeding import derived_seed
 from neuralood.config import Params
 from neuralood.data.index import rendered_manifest
 from neuralood.data.manifest import write_manifest
 from neuralood.demo.render import render_labelled, render_nsd
 from neuralood.demo.scenes import Scene, draw_scenes
-from neuralood.seeding import derived_seed
 
 T = TypeVar("T")
 

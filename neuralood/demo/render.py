@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from neuralood.base.errors import UserError
+from neuralood.base.seeding import generator
 from neuralood.demo.scenes import Scene, other_texture
 from neuralood.demo.shapes import shape_mask, shape_outline
 from neuralood.demo.textures import cloud, texture_patch
-from neuralood.errors import UserError
-from neuralood.seeding import generator
 
 SIZE_PX = 64
 OUTLINE_PX = 1.4

@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
+from neuralood.base.seeding import derived_seed, generator
 from neuralood.demo.shapes import CLASS_SHAPES, EXTRA_SHAPES, Pose
 from neuralood.demo.textures import OWN_TEXTURE, TEXTURES
-from neuralood.seeding import derived_seed, generator
 
 Kind = Literal["labelled", "nsd"]
 

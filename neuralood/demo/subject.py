@@ -3,16 +3,16 @@
 import numpy as np
 from PIL import Image
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.errors import UserError
+from neuralood.base.records import write_json
+from neuralood.base.seeding import derived_seed
+from neuralood.base.store import Array
 from neuralood.config import Params
 from neuralood.data.fmri import simulated_fmri
 from neuralood.data.manifest import read_manifest
 from neuralood.demo.brain import BrainSettings, simulate, write_algonauts
 from neuralood.demo.drawing import scenes_of
-from neuralood.errors import UserError
-from neuralood.records import write_json
-from neuralood.seeding import derived_seed
-from neuralood.store import Array
 
 
 def simulate_subject(params: Params, subject: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from neuralood.base.seeding import generator
 from neuralood.demo.shapes import CLASS_SHAPES
-from neuralood.seeding import generator
 
 HUE_JITTER = 0.02  # of the colour circle
 VALUE_JITTER = 0.08

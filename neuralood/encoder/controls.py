@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from neuralood.store import Array
+from neuralood.base.store import Array
 
 
 def derangement(n: int, rng: np.random.Generator) -> Array:

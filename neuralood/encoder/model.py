@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuralood.attention import CrossAttention, FeedForward
+from neuralood.base.attention import CrossAttention, FeedForward
 
 
 class DecoderLayer(nn.Module):

@@ -5,7 +5,7 @@ from himalaya.ridge import RidgeCV
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from neuralood.store import Array
+from neuralood.base.store import Array
 
 ALPHAS = np.logspace(0, 6, 13)
 """Penalties that cross-validation chooses from, for each vertex."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from neuralood.records import rounded
-from neuralood.store import Array
+from neuralood.base.records import rounded
+from neuralood.base.store import Array
 
 
 def pearson_columns(predicted: Array, measured: Array) -> Array:

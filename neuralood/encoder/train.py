@@ -11,8 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralood import console, paths
 from neuralood.backbone import load_backbone
+from neuralood.base import console, paths
+from neuralood.base.device import prepare_torch
+from neuralood.base.errors import UserError
+from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch, token_statistics
+from neuralood.base.records import write_arrays, write_json
+from neuralood.base.seeding import derived_seed, generator
+from neuralood.base.store import Array, Rows, Store, open_store
+from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
 from neuralood.data.fmri import (
     TEST,
@@ -25,18 +32,11 @@ from neuralood.data.fmri import (
 )
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
-from neuralood.device import prepare_torch
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, query_membership
 from neuralood.encoder.ridge import ridge_predictions
 from neuralood.encoder.scores import pearson_columns, roi_scores, summary
 from neuralood.encoder.trained import predict, save_encoder
-from neuralood.errors import UserError
-from neuralood.reading import PREDICT_BATCH, batches, patch_batch, token_statistics
-from neuralood.records import write_arrays, write_json
-from neuralood.seeding import derived_seed, generator
-from neuralood.store import Array, Rows, Store, open_store
-from neuralood.training import Epoch, Schedule, best_epoch, fit, write_curve
 
 SCORES = "scores.npz"
 CURVE = "curve.tsv"

@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 
-from neuralood import console, paths
-from neuralood.checkpoint import load_tensors, save_tensors
+from neuralood.base import console, paths
+from neuralood.base.checkpoint import load_tensors, save_tensors
+from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.base.records import read_json, write_json
+from neuralood.base.store import Array, Rows, Store, require_same
+from neuralood.base.weights import fingerprint
 from neuralood.data.fmri import Measured
 from neuralood.encoder.model import RoiEncoder
-from neuralood.reading import PREDICT_BATCH, batches, patch_batch
-from neuralood.records import read_json, write_json
-from neuralood.store import Array, Rows, Store, require_same
-from neuralood.weights import fingerprint
 
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuralood.attention import CrossAttention
+from neuralood.base.attention import CrossAttention
 from neuralood.encoder.model import RoiEncoder
 
 

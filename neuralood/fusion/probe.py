@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from neuralood.store import Array
+from neuralood.base.store import Array
 
 MAX_ITERATIONS = 2_000
 TOLERANCE = 1e-5

@@ -7,24 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralood import console, paths
+from neuralood.base import console, paths
+from neuralood.base.device import prepare_torch
+from neuralood.base.errors import UserError
+from neuralood.base.reading import PREDICT_BATCH, batches, mean_and_sd, token_statistics
+from neuralood.base.records import write_json
+from neuralood.base.seeding import derived_seed, generator
+from neuralood.base.store import Array
+from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Fusion, Params
 from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
-from neuralood.device import prepare_torch
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.trained import load_encoder
-from neuralood.errors import UserError
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
 from neuralood.fusion.probe import Probe, fit_probe
 from neuralood.fusion.trained import RECORD, ImageData, open_image_data, save_seed, seed_folder
-from neuralood.reading import PREDICT_BATCH, batches, mean_and_sd, token_statistics
-from neuralood.records import write_json
-from neuralood.seeding import derived_seed, generator
-from neuralood.store import Array
-from neuralood.training import Epoch, Schedule, best_epoch, fit, write_curve
 
 CURVE = "curve.tsv"
 FMRI_SD_FLOOR = 1e-3

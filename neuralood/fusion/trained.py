@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralood import paths
-from neuralood.checkpoint import load_tensors, save_tensors
+from neuralood.base import paths
+from neuralood.base.checkpoint import load_tensors, save_tensors
+from neuralood.base.errors import UserError
+from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.base.records import read_json
+from neuralood.base.store import Array, Store, open_store
 from neuralood.data.manifest import Manifest
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.trained import require_recipe
-from neuralood.errors import UserError
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.probe import Probe
-from neuralood.reading import PREDICT_BATCH, batches, patch_batch
-from neuralood.records import read_json
-from neuralood.store import Array, Store, open_store
 
 RECORD = "fusion.json"
 

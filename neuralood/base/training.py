@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuralood import console
-from neuralood.errors import UserError
-from neuralood.reading import batches
-from neuralood.records import write_text
-from neuralood.store import Array
+from neuralood.base import console
+from neuralood.base.errors import UserError
+from neuralood.base.reading import batches
+from neuralood.base.records import write_text
+from neuralood.base.store import Array
 
 WARMUP_SHARE = 0.05
 """Share of all steps in which the learning rate climbs linearly to its value; a cosine to 0 follows."""
@@ -77,6 +77,7 @@ def fit(
         train_loss = total / len(rows)
         _require_finite(train_loss, description, epoch, schedule.lr)
         validation_loss = _validation_loss(model, validate)
+        _require_finite(validation_loss, description, epoch, schedule.lr)
         if stop_after or not history or validation_loss < min(past.validation_loss for past in history):
             best = {name: value.detach().clone() for name, value in model.state_dict().items()}
         history.append(Epoch(epoch, train_loss, validation_loss))

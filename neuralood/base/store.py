@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from neuralood.errors import UserError
+from neuralood.base.errors import UserError
+
+zarr.config.set({"array.write_empty_chunks": True})  # a chunk of zeros is a file too, or it could not be mapped
 
 COMPLETE = "complete"
 """Attribute of a store's group, set last."""
@@ -27,11 +29,16 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """Shape and dtype of one array, and the rows in a chunk."""
+    """Shape and dtype of one array, and the most rows in a chunk."""
 
     shape: tuple[int, ...]
     dtype: str
     chunk: int
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows in a chunk: no more than there are, no fewer than one."""
+        return min(self.chunk, max(self.shape[0], 1))
 
 
 def create_store(path: Path, specs: Mapping[str, ArraySpec], attributes: Mapping[str, Any]) -> zarr.Group:
@@ -44,10 +51,9 @@ def create_store(path: Path, specs: Mapping[str, ArraySpec], attributes: Mapping
             name,
             shape=spec.shape,
             dtype=spec.dtype,
-            chunks=(min(spec.chunk, max(spec.shape[0], 1)), *spec.shape[1:]),
+            chunks=(spec.chunk_rows, *spec.shape[1:]),
             compressors=None,
             fill_value=0,
-            config={"write_empty_chunks": True},
         )
     return group
 
@@ -118,7 +124,10 @@ class Rows:
     def __getitem__(self, rows: slice | npt.ArrayLike) -> Array:
         if isinstance(rows, slice):
             return self._slice(*rows.indices(len(self)))
-        index = np.asarray(rows, dtype=np.int64)
+        index = np.asarray(rows)
+        if index.dtype == bool:
+            raise TypeError("rows are numbers, not a mask: np.flatnonzero(mask)")
+        index = index.astype(np.int64)
         if index.size and (index.min() < 0 or index.max() >= len(self)):
             raise IndexError(f"row out of 0..{len(self) - 1} in {self.path}")
         gathered = np.empty((len(index), *self.shape[1:]), self.dtype)
@@ -175,12 +184,15 @@ def require_same(store: Store, expected: Mapping[str, Any], warn_only: tuple[str
 
 
 def encode_ids(ids: list[str]) -> Array:
-    """Image ids as UTF-8 bytes, I x longest, zero-padded: a layout that every zarr reader knows."""
-    encoded = [name.encode() for name in ids]
+    """Image ids as UTF-8 bytes, I x longest, zero-padded: a layout that every zarr reader knows.
+
+    File names that are no UTF-8 keep their bytes.
+    """
+    encoded = [name.encode(errors="surrogateescape") for name in ids]
     width = max((len(name) for name in encoded), default=1)
     return np.array([list(name.ljust(width, b"\0")) for name in encoded], np.uint8).reshape(len(ids), width)
 
 
 def decode_ids(stored: Array) -> list[str]:
     """The inverse of `encode_ids`."""
-    return [bytes(row).rstrip(b"\0").decode() for row in np.asarray(stored)]
+    return [bytes(row).rstrip(b"\0").decode(errors="surrogateescape") for row in np.asarray(stored)]

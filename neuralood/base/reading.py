@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralood.store import Array, Rows
+from neuralood.base.store import Array, Rows
 
 PREDICT_BATCH = 256
 """Images in a batch where no gradient is needed."""

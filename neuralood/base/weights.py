@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from neuralood.errors import UserError
+from neuralood.base.errors import UserError
 
 StateDict = dict[str, torch.Tensor]
 
@@ -45,6 +45,8 @@ def read_file(file: Path) -> StateDict:
     except Exception as error:  # torch raises many kinds for damaged or hostile files
         reason = str(error).splitlines()[0]
         raise UserError(f"{file} holds more than tensors, or is damaged ({reason}): convert to .safetensors") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds no state dict but a {type(content).__name__}: save the model's state_dict()")
     for key in ("state_dict", "model", "teacher"):
         if isinstance(content.get(key), Mapping):
             content = content[key]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from neuralood.errors import UserError
+from neuralood.base.errors import UserError
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from neuralood.errors import UserError
+from neuralood.base.errors import UserError
 
 
 def prepare_torch(device: str, threads: int) -> torch.device:

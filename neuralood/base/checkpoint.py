@@ -6,8 +6,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from neuralood.errors import UserError
-from neuralood.records import write_whole
+from neuralood.base.errors import UserError
+from neuralood.base.records import write_whole
 
 
 def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:

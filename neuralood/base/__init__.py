@@ -1,0 +1,1 @@
+"""What every part stands on: errors, paths, console, records, seeds, stores, and the training loop."""

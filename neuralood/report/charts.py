@@ -1,0 +1,169 @@
+"""The report's charts as SVG: dots with intervals, and training curves."""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from neuralood.base.training import Epoch, best_epoch
+
+INK, FAINT = "#222831", "#8a929c"
+LINEAR, FUSION = "#d9741a", "#0b7ac4"  # orange and blue: told apart by every common kind of colour vision
+WIDTH = 5.2
+LONGEST_LABEL = 22
+
+STYLE = {
+    "svg.hashsalt": "neuralood",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": FAINT,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "ytick.left": False,
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.4,
+    **{key: INK for key in ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")},
+    "xtick.color": FAINT,
+}
+NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One model's value in each row, with its interval where there is one; NaN leaves a row out."""
+
+    name: str
+    values: Sequence[float]
+    marker: str
+    colour: str
+    filled: bool = True
+    intervals: Sequence[tuple[float, float]] | None = None
+
+
+def accuracy_chart(labels: Sequence[str], linear: Dots, fusion: Dots) -> str:
+    """Top-1 of both models in each set, the two a little apart."""
+    with _style():
+        figure, axes = _rows(labels, 0.34)
+        for dots, shift in ((linear, -0.14), (fusion, 0.14)):
+            _draw(axes, dots, shift)
+        axes.set(xlim=(-2, 102), xlabel="top-1 accuracy, %")
+        figure.legend(loc="outside upper left", ncols=2)
+        return _svg(figure)
+
+
+def gain_chart(labels: Sequence[str], gain: Dots) -> str:
+    """Fusion minus linear in each set, against a line at 0."""
+    with _style():
+        figure, axes = _rows(labels, 0.34)
+        axes.axvline(0, color=INK, linewidth=1)
+        _draw(axes, gain, 0.0)
+        axes.margins(x=0.08)
+        axes.set(xlabel="percentage points (right of 0: fusion better)")
+        figure.legend(loc="outside upper left")
+        return _svg(figure)
+
+
+def roi_chart(labels: Sequence[str], models: Sequence[Dots], ends: tuple[float, float]) -> str:
+    """Correlation in each ROI of one hemisphere."""
+    with _style():
+        figure, axes = _rows(labels, 0.24)
+        for dots in models:
+            _draw(axes, dots, 0.0)
+        axes.set(xlim=ends, xlabel="Pearson r, median over vertices")
+        figure.legend(loc="outside upper left", ncols=3)
+        return _svg(figure)
+
+
+def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: int | None) -> str:
+    """Training and validation loss, one pair of lines a seed; a ring marks the epoch kept (default: the best)."""
+    with _style():
+        figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+        axes = figure.add_subplot()
+        for number, curve in enumerate(curves):
+            epochs = [one.epoch for one in curve]
+            best = curve[(kept or best_epoch(list(curve))) - 1]
+            for values, name, colour, dash in (
+                ([one.train_loss for one in curve], train, LINEAR, "--"),
+                ([one.validation_loss for one in curve], validation, FUSION, "-"),
+            ):
+                axes.plot(epochs, values, dash, color=colour, linewidth=1.6, label=None if number else name)
+            axes.plot(best.epoch, best.validation_loss, "o", color=FUSION, fillstyle="none", markersize=9)
+        if all(min(one.train_loss, one.validation_loss) > 0 for curve in curves for one in curve):
+            axes.set_yscale("log", subs=(2, 5))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel="loss")
+        figure.legend(loc="outside upper left", ncols=2)
+        return _svg(figure)
+
+
+def inline(svg: str, name: str, alt: str) -> str:
+    """An SVG file's text as part of a page: ids made its own, ink in the page's colour, sized by the page."""
+    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    head, body = body.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL).replace(INK, "currentColor")
+    return f'<svg {box.group() if box else ""} role="img" aria-label="{alt}">{body.strip()}'
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's own defaults and STYLE, whatever the user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
+        yield
+
+
+def _rows(labels: Sequence[str], height: float) -> tuple[Figure, Axes]:
+    """Axes with one labelled row for each name, the first on top."""
+    figure = Figure(figsize=(WIDTH, 0.85 + height * len(labels)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    return figure, axes
+
+
+def _draw(axes: Axes, dots: Dots, shift: float) -> None:
+    shown = [row for row, value in enumerate(dots.values) if not math.isnan(value)]
+    if dots.intervals is not None:
+        low, high = zip(*(dots.intervals[row] for row in shown), strict=True)
+        axes.hlines([row + shift for row in shown], low, high, color=dots.colour, linewidth=1.8, alpha=0.6)
+    axes.plot(
+        [dots.values[row] for row in shown],
+        [row + shift for row in shown],
+        dots.marker,
+        color=dots.colour,
+        fillstyle="full" if dots.filled else "none",
+        markersize=10 if dots.marker == "|" else 5.5,
+        markeredgewidth=1.5,
+        label=dots.name,
+    )
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=NO_METADATA)
+    return re.sub(r"[ \t]+\n", "\n", buffer.getvalue())
