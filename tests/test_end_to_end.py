@@ -1,7 +1,9 @@
 """The whole way on a very small demo world: every stage, twice, in one process."""
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from contextlib import chdir
 from pathlib import Path
 
@@ -134,3 +136,43 @@ def test_every_control_and_variant_runs(finished: Path, tmp_path: Path, changes:
     record = metrics(tmp_path)["classification"]
     assert record["control"] == changes.get("encoder", {}).get("control", "none")
     assert record["variant"] == changes.get("fusion", {}).get("variant", "bmfl")
+
+
+@pytest.fixture
+def page_of(finished: Path, tmp_path: Path) -> Callable[[], str]:
+    """Writes the report in a copy of the finished run and reads it."""
+    from neuralood.report.write import write_report
+
+    shutil.copytree(finished, tmp_path / "copy")
+
+    def write() -> str:
+        with chdir(tmp_path / "copy"):
+            write_report(load_params())
+            return Path("metrics/report.html").read_text()
+
+    return write
+
+
+def test_the_page_needs_nothing_but_itself(page_of: Callable[[], str]) -> None:
+    page = page_of()
+    assert "SIMULATED" in page
+    assert not re.search(r"<script|<link|(src|href)=[\"'](?!data:|#)", page)
+
+
+def test_the_page_is_the_same_the_second_time(page_of: Callable[[], str]) -> None:
+    assert page_of() == page_of()
+
+
+def test_a_hostile_class_name_stays_text(page_of: Callable[[], str], tmp_path: Path) -> None:
+    manifest = tmp_path / "copy" / "data" / "manifests" / "val.json"
+    record = json.loads(manifest.read_text())
+    record["classes"] = ["<script>alert(1)</script>", *record["classes"][1:]]
+    manifest.write_text(json.dumps(record))
+    page = page_of()
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_pictures_that_are_gone_cost_no_page(page_of: Callable[[], str], tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "copy" / "data" / "demo")
+    assert "not on this machine" in page_of()
