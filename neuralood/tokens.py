@@ -1,7 +1,7 @@
 """Token caches: every image of a set through the frozen backbone, once."""
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -171,6 +171,10 @@ class _Batch:
     pixels: Tensor
     stamps: Array
     problems: list[str]
+
+    def pin_memory(self) -> "_Batch":
+        """Called by the loader where batches go to CUDA."""
+        return replace(self, pixels=self.pixels.pin_memory())
 
 
 class _Images(Dataset[tuple[int, Tensor | str, Array]]):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuralood.base.errors import UserError
 from neuralood.base.records import write_whole
@@ -22,13 +22,3 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (FileNotFoundError, SafetensorError) as error:
         raise UserError(f"{file} is missing or damaged ({error}): run `dvc repro`, which makes it") from None
-
-
-def load_into(module: nn.Module, file: Path) -> None:
-    """Load weights into a module of the same shape. Raises UserError where they do not fit."""
-    try:
-        module.load_state_dict(load_tensors(file))
-    except RuntimeError as error:
-        raise UserError(
-            f"{file} does not fit the model ({str(error).splitlines()[-1].strip()}): run `dvc repro`"
-        ) from None
