@@ -175,7 +175,7 @@ class FrozenBackbone(nn.Module):
 
 def load_backbone(
     name: str,
-    weights: str,
+    weights: str | None,
     *,
     image_size: int,
     crop_pct: float | None,
@@ -185,8 +185,9 @@ def load_backbone(
 ) -> FrozenBackbone:
     """A frozen backbone: timm model `name`, weights from `hub`, `package:NAME` or a file below `data_root`.
 
-    `crop_pct` None takes timm's value for the model. Raises UserError for an unknown model, weights that do not
-    fit or cannot be fetched, an image size that the patch size does not divide, layers that are not there.
+    `weights` None leaves them random: shapes and speed are the same. `crop_pct` None takes timm's value for the
+    model. Raises UserError for an unknown model, weights that do not fit or cannot be fetched, an image size that
+    the patch size does not divide, layers that are not there.
     """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
@@ -208,11 +209,11 @@ def weights_fingerprint(backbone: FrozenBackbone) -> str:
     return fingerprint(backbone.model)
 
 
-def _create(name: str, weights: str, image_size: int, data_root: Path) -> Any:
-    options: dict[str, Any] = {"pretrained": True}
+def _create(name: str, weights: str | None, image_size: int, data_root: Path) -> Any:
+    options: dict[str, Any] = {"pretrained": weights is not None}
     if weights == "hub":
         _require_hub(name)
-    else:
+    elif weights is not None:
         options["pretrained_cfg_overlay"] = {"state_dict": read_weights(weights, data_root)}
     try:
         return _create_sized(name, image_size, options)
@@ -221,6 +222,8 @@ def _create(name: str, weights: str, image_size: int, data_root: Path) -> Any:
     except (RuntimeError, KeyError, ValueError, OSError) as error:
         _require_patches(name, image_size)
         reason = " ".join(str(error).split())[:200]
+        if weights is None:
+            raise UserError(f"backbone: {name} cannot be made at {image_size} px: {reason}") from None
         if weights != "hub":
             raise UserError(f"backbone.weights: {weights} does not fit {name}: {reason}") from None
         raise UserError(_no_hub(name, reason)) from None

@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from neuralood.base import paths
+from neuralood.base.checking import Verify
 from neuralood.base.errors import UserError
 from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
 
@@ -117,11 +118,11 @@ class Backbone:
 class Cache:
     """How tokens are computed and stored."""
 
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16", "float32", "int8"]
     pool: Positive
     autocast: Literal["none", "bfloat16", "float16"]
     compile: bool
-    batch_size: Positive
+    batch_size: Positive | Literal["auto"]
     chunk: Positive
 
 
@@ -165,6 +166,7 @@ class Encoder:
     dropout: Dropout
     epochs: Positive
     batch_size: Positive
+    shuffle_buffer: Positive
     lr: PositiveFloat
     weight_decay: NonNegative
     ridge_components: Positive
@@ -186,6 +188,7 @@ class Fusion:
     dropout: Dropout
     epochs: Positive
     batch_size: Positive
+    shuffle_buffer: Positive
     lr: PositiveFloat
     weight_decay: NonNegative
     holdout: Share
@@ -209,6 +212,7 @@ class Runtime:
     threads: Positive
     training_threads: Positive
     workers: Count
+    verify: Verify
     progress: bool
 
 
@@ -231,15 +235,17 @@ class Params:
     runtime: Runtime
 
 
-def load_params(file: Path = paths.PARAMS) -> Params:
-    """Read and check params.yaml.
+def load_params(file: Path = paths.PARAMS, *, check_paths: bool = True) -> Params:
+    """Read and check params.yaml; `check_paths` False lets data and weights be absent.
 
     Parsed as DVC parses it (YAML 1.2: `1e-3` is a number, `on` is text). Raises UserError that lists
     every problem at once: unknown or missing keys, wrong types, impossible or contradicting values,
     missing paths.
     """
     params = _typed(_read_yaml(file), file)
-    problems = [*_set_problems(params), *_model_problems(params), *_path_problems(params)]
+    problems = [*_set_problems(params), *_model_problems(params)]
+    if check_paths:
+        problems += _path_problems(params)
     if problems:
         raise _problem_report(file, problems)
     return params

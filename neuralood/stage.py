@@ -1,14 +1,15 @@
 """How every stage starts and ends: params checked first, one line for what the user can mend."""
 
-import errno
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
 from neuralood.base import console
-from neuralood.base.errors import UserError
+from neuralood.base.checking import verify_chunks
+from neuralood.base.errors import DISK_FULL, UserError
 from neuralood.config import Params, Role, load_params
 
 INTERRUPTED = 130
@@ -17,15 +18,23 @@ INTERRUPTED = 130
 
 def run(main: Callable[..., None]) -> None:
     """Run a stage: `main(params)` or, where it takes a second argument, `main(params, SET)` with SET from argv."""
-    try:
+    with errors_in_one_line():
         params = load_params()
         console.show_progress(params.runtime.progress)
+        verify_chunks(params.runtime.verify)
         main(params, *_set_argument(main, params))
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What the user can mend as one line and an exit status, in place of a traceback."""
+    try:
+        yield
     except UserError as error:
         console.fail(str(error))
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         console.fail(f"no space left while writing {error.filename or 'a file'}: free some and run the stage again")
         sys.exit(1)

@@ -8,7 +8,7 @@ from neuralood.base.device import prepare_torch
 from neuralood.config import Params
 from neuralood.data.manifest import read_manifest
 from neuralood.stage import run
-from neuralood.tokens import cache_tokens
+from neuralood.tokens.cache import cache_tokens
 
 
 def main(params: Params, set_name: str) -> None:

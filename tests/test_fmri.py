@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, write_json
-from neuralood.base.store import write_store
+from neuralood.base.writing import write_store
 from neuralood.config import Params
 from neuralood.data.algonauts import read_subject
 from neuralood.data.fmri import (

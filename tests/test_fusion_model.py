@@ -1,7 +1,7 @@
 """The fusion classifier and its loss, against references written by hand from the definitions."""
 
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from neuralood.base.store import open_store
+from neuralood.base.writing import write_store
 from neuralood.encoder.model import RoiEncoder
 from neuralood.fusion.loss import fusion_loss, pearson
 from neuralood.fusion.model import BrainTransformer, FusionClassifier, FusionSizes, Standardise, vertex_order
 from neuralood.fusion.probe import Probe
 from neuralood.fusion.train import build_fusion, parameter_counts, standardise
+from neuralood.fusion.trained import ImageData
 
 VERTICES, PATCHES, CLASSES = 10, 5, 4  # vertices of the subject, of which fusion reads 7
 ORDER = torch.tensor([3, 1, 0, 9, 8, 4, 6])
@@ -31,6 +34,7 @@ SIZES = FusionSizes(
     width=8,
     dropout=0.0,
 )
+CPU = torch.device("cpu")
 VARIANTS = ("bmfl", "concat", "image_only", "brain_only")
 
 
@@ -306,18 +310,16 @@ def test_order_is_a_sorted_permutation_of_the_chosen(columns, by):
 # Building
 
 
-def fake_data(rng, images=12):
+def image_data(rng, images=12):
+    """Stores of a set, in the project's folder."""
     tokens = {
         "cls": rng.standard_normal((images, 6)).astype(np.float32) * 3 + 1,
         "patches": rng.standard_normal((images, 1, PATCHES, 3)).astype(np.float16) * 2 - 1,
     }
     fmri = rng.standard_normal((images, VERTICES)).astype(np.float32) * np.arange(VERTICES, dtype=np.float32)
-
-    def batch(rows, _device):
-        patches = torch.from_numpy(tokens["patches"][rows]).float().transpose(1, 2).flatten(2)
-        return torch.from_numpy(tokens["cls"][rows]), patches, torch.from_numpy(fmri[rows])
-
-    return SimpleNamespace(tokens=tokens, fmri=fmri, batch=batch)
+    write_store(Path("tokens.zarr"), tokens, {}, 4)
+    write_store(Path("fmri.zarr"), {"fmri": fmri}, {}, 4)
+    return ImageData(open_store(Path("tokens.zarr")), open_store(Path("fmri.zarr")))
 
 
 def settings(project, variant):
@@ -330,7 +332,7 @@ def test_image_only_has_as_many_parameters_as_bmfl_and_the_encoder(rng, project)
     counts = {}
     for variant in ("bmfl", "image_only"):
         encoder = make_encoder()
-        model = build_fusion(settings(project, variant), fake_data(rng), CLASSES, ORDER, encoder, seed=1)
+        model = build_fusion(settings(project, variant), image_data(rng), CLASSES, ORDER, encoder, seed=1)
         counts[variant] = parameter_counts(model, probe, encoder)
         trained = sum(value.numel() for value in model.parameters())
         apart = counts[variant]["fusion"] + counts[variant]["encoder"] * (variant == "image_only")
@@ -342,7 +344,7 @@ def test_image_only_has_as_many_parameters_as_bmfl_and_the_encoder(rng, project)
 def test_image_only_starts_from_random_weights_not_the_trained_encoders(rng, project):
     encoder = make_encoder()
     encoder.standardise_by(torch.arange(3.0), torch.arange(1.0, 4.0))
-    model = build_fusion(settings(project, "image_only"), fake_data(rng), CLASSES, ORDER, encoder, seed=1)
+    model = build_fusion(settings(project, "image_only"), image_data(rng), CLASSES, ORDER, encoder, seed=1)
     assert model.encoder is not encoder
     assert torch.equal(model.encoder.token_mean, encoder.token_mean)
     for name, value in encoder.named_parameters():
@@ -352,7 +354,7 @@ def test_image_only_starts_from_random_weights_not_the_trained_encoders(rng, pro
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_same_seed_same_weights_another_seed_others(rng, project, variant):
-    data, chosen = fake_data(rng), settings(project, variant)
+    data, chosen = image_data(rng), settings(project, variant)
     one, same, other = (
         build_fusion(chosen, data, CLASSES, ORDER, make_encoder(), seed).state_dict() for seed in (1, 1, 2)
     )
@@ -361,11 +363,11 @@ def test_same_seed_same_weights_another_seed_others(rng, project, variant):
 
 
 def test_statistics_are_those_of_the_training_rows(rng, project):
-    data, rows = fake_data(rng), np.array([0, 2, 3, 5, 7, 8])
+    data, rows = image_data(rng), np.array([0, 2, 3, 5, 7, 8])
     model = build_fusion(settings(project, "bmfl"), data, CLASSES, ORDER, make_encoder(), seed=1)
     standardise(model, data, rows)
     flat = data.tokens["patches"][rows].astype(np.float64).reshape(-1, 3)
-    fmri = data.fmri[rows][:, ORDER.numpy()].astype(np.float64)
+    fmri = data.fmri["fmri"][rows][:, ORDER.numpy()].astype(np.float64)
     for scale, values in (
         (model.scale_cls, data.tokens["cls"][rows]),
         (model.scale_patches, flat),
@@ -377,11 +379,11 @@ def test_statistics_are_those_of_the_training_rows(rng, project):
 
 
 def test_image_only_takes_no_statistic_of_the_fmri(rng, project):
-    data, rows = fake_data(rng), np.arange(8)
+    data, rows = image_data(rng), np.arange(8)
     model = build_fusion(settings(project, "image_only"), data, CLASSES, ORDER, make_encoder(), seed=1)
     standardise(model, data, rows)
     with torch.no_grad():
-        own = model.encoder.eval()(data.batch(rows, None)[1])[:, ORDER]
+        own = model.encoder.eval()(data.load(rows, CPU).on(CPU)[1])[:, ORDER]
     torch.testing.assert_close(model.scale_fmri.mean, own.mean(0), rtol=1e-4, atol=1e-5)
 
 

@@ -1,9 +1,10 @@
 """Token caches: the backbone's output for each image, whatever happened on the way."""
 
 import os
+import threading
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,20 +12,25 @@ import timm
 import torch
 import zarr
 from conftest import randomise
+from helpers_tokens import CLASSES, CPU, Stub, contents, make_manifest, unfinished, write_image
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from neuralood.backbone import FrozenBackbone, Preprocessing
 from neuralood.base import paths
 from neuralood.base.errors import UserError
+from neuralood.base.reading import patch_batch
 from neuralood.base.store import decode_ids, open_store
 from neuralood.config import Cache
 from neuralood.data.images import read_image
-from neuralood.data.manifest import Manifest
-from neuralood.tokens import cache_tokens, provenance
+from neuralood.tokens import cache as cache_module
+from neuralood.tokens import decode, extract
+from neuralood.tokens.cache import cache_tokens, provenance
+from neuralood.tokens.extract import TokenEncoder, stored_form, token_specs
 
-IMAGES, CLASSES = 11, ("cat", "dog", "kiwi")
+IMAGES = 11
 SETTINGS = Cache(dtype="float16", pool=1, autocast="none", compile=False, batch_size=2, chunk=4)
-CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(32, 1.0, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -64,19 +70,6 @@ def manifest(project, rng):
     return make_manifest(names)
 
 
-def write_image(file, rng, width=16, height=16):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(file)
-
-
-def make_manifest(names):
-    """As an index stage makes it: the fingerprint hashes names and contents."""
-    files = [Path("data/images", name) for name in names]
-    digest = sha256(b"".join(file.name.encode() + file.read_bytes() for file in files)).hexdigest()
-    labels = tuple(CLASSES.index(name.split("/")[0]) for name in names)
-    return Manifest("train", "project", "data/images", True, CLASSES, tuple(names), labels, tuple(names), digest)
-
-
 def cache(manifest, backbone, workers=0, **changes):
     return cache_tokens(manifest, "test_efficientnet", backbone, replace(SETTINGS, **changes), CPU, workers)
 
@@ -87,15 +80,6 @@ def one_by_one(manifest, backbone):
     with torch.no_grad():
         parts = [FrozenBackbone.tokens(backbone, transform(read_image(file))[None]) for file in manifest.image_files()]
     return tuple(torch.cat(part).numpy() for part in zip(*parts, strict=True))
-
-
-def contents(store):
-    """Every file of a store and its bytes."""
-    return {str(file.relative_to(store)): file.read_bytes() for file in sorted(store.rglob("*")) if file.is_file()}
-
-
-def partial():
-    return paths.partial(paths.tokens("train"))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +134,12 @@ def test_pool_must_divide_the_grid(manifest, backbone):
 def test_attributes_say_what_tokens_were_made_of(manifest, backbone):
     store = open_store(cache(manifest, backbone))
     expected = provenance("test_efficientnet", backbone, SETTINGS, manifest.fingerprint)
-    assert {**store.attributes} == {**expected, "complete": True}
+    assert {**store.attributes} == {
+        **expected,
+        "complete": True,
+        "contents": store.attributes["contents"],
+        "checksum": store.attributes["checksum"],
+    }
     assert store.attributes["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
 
 
@@ -189,7 +178,7 @@ def test_every_bad_image_is_listed_and_all_good_ones_are_stored(spoilt, backbone
     assert not paths.tokens("train").exists()
     assert backbone.counted == IMAGES - 3
 
-    stored = zarr.open_group(partial(), mode="r")
+    stored = zarr.open_group(unfinished(), mode="r")
     cls, _ = one_by_one(good(spoilt), backbone)
     rows = [row for row in range(IMAGES) if row not in (1, 4, 5)]
     np.testing.assert_allclose(stored["cls"][...][rows].astype(np.float32), cls, rtol=1e-2, atol=1e-3)
@@ -206,7 +195,7 @@ def test_after_exclude_nothing_is_computed_again_and_the_result_is_a_fresh_runs(
     counted = backbone.counted
     resumed = contents(cache(good(spoilt), backbone))
     assert backbone.counted == counted
-    assert not partial().exists()
+    assert not unfinished().exists()
     assert contents(cache(good(spoilt), backbone)) == resumed
     assert backbone.counted == counted + IMAGES - 3
 
@@ -285,9 +274,9 @@ def interrupt(manifest, backbone, batch=5):
 def test_no_store_until_complete(manifest, backbone):
     interrupt(manifest, backbone)
     assert not paths.tokens("train").exists()
-    assert partial().exists()
+    assert unfinished().exists()
     cache(manifest, backbone)
-    assert not partial().exists()
+    assert not unfinished().exists()
 
 
 def test_another_pooling_starts_afresh(manifest, backbone):
@@ -327,7 +316,7 @@ def test_another_chunk_size_gives_the_bytes_of_a_fresh_run(manifest, backbone):
 
 def test_damaged_unfinished_store_starts_afresh(manifest, backbone):
     interrupt(manifest, backbone)
-    (partial() / "zarr.json").write_text("{")
+    (unfinished() / "zarr.json").write_text("{")
     cache(manifest, backbone)
     assert backbone.counted == IMAGES
 
@@ -364,3 +353,280 @@ def test_interrupted_twice_and_reindexed_between(manifest, backbone):
     backbone.batches = 0
     resumed = contents(cache(fewer, backbone))
     assert contents(cache(fewer, backbone)) == resumed
+
+
+# Smaller tokens
+
+
+def int8(cls=None, patches=None, pool=1, grid=(2, 2)):
+    """What is stored of tokens in int8."""
+    patches = torch.zeros(1, 1, 4, 3) if patches is None else patches
+    cls = torch.zeros(len(patches), 5) if cls is None else cls
+    return stored_form(cls, patches, grid, replace(SETTINGS, dtype="int8", pool=pool))
+
+
+def restored(stored):
+    return stored["patches"].float() * stored["patches_scale"][..., None]
+
+
+@given(values=st.lists(st.floats(-(2.0**15), 2.0**15, width=16, allow_subnormal=False), min_size=12, max_size=12))
+def test_int8_is_off_by_half_a_scale_at_most(values):
+    patches = torch.tensor(values).reshape(1, 1, 4, 3)
+    stored = int8(patches=patches)
+    assert stored["patches"].dtype == torch.int8
+    assert stored["patches_scale"].dtype == torch.float32
+    half = stored["patches_scale"][..., None] / 2
+    assert ((restored(stored) - patches).abs() <= half * (1 + 1e-5)).all()
+
+
+def test_the_scale_of_a_token_is_its_largest_feature_over_127():
+    patches = torch.tensor([[[[1.0, -2.54, 0.0], [127.0, 1.0, -127.0], [0.0, 0.0, 0.0], [1e-6, 0.0, 2.5e-7]]]])
+    stored = int8(patches=patches)
+    torch.testing.assert_close(stored["patches_scale"][0, 0], torch.tensor([0.02, 1.0, 0.0, 1e-6 / 127]))
+    assert stored["patches"][0, 0].tolist() == [[50, -127, 0], [127, 1, -127], [0, 0, 0], [127, 0, 32]]
+
+
+def test_a_token_of_zeros_stays_zeros():
+    stored = int8()
+    assert not stored["patches_scale"].any()
+    assert not restored(stored).any()
+
+
+def test_int8_pools_before_it_rounds(rng):
+    patches = torch.from_numpy(rng.standard_normal((2, 1, 16, 3))).float()
+    pooled = patches.reshape(2, 1, 2, 2, 2, 2, 3).mean(dim=(3, 5)).flatten(2, 3)
+    stored = int8(patches=patches, pool=2, grid=(4, 4))
+    expected = int8(patches=pooled)
+    assert torch.equal(stored["patches"], expected["patches"])
+    assert torch.equal(stored["patches_scale"], expected["patches_scale"])
+
+
+def test_each_layer_has_its_own_scales(rng):
+    patches = (
+        torch.from_numpy(rng.standard_normal((2, 3, 4, 5))).float() * torch.tensor([1.0, 10.0, 100.0])[:, None, None]
+    )
+    together = int8(patches=patches)
+    for layer in range(3):
+        apart = int8(patches=patches[:, layer : layer + 1])
+        assert torch.equal(together["patches"][:, layer], apart["patches"][:, 0])
+        assert torch.equal(together["patches_scale"][:, layer], apart["patches_scale"][:, 0])
+
+
+def test_cls_of_int8_tokens_is_float16(rng):
+    cls = torch.from_numpy(rng.standard_normal((1, 5))).float()
+    assert torch.equal(int8(cls=cls)["cls"], cls.half())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_shows_in_the_scale_of_int8(bad):
+    patches = torch.ones(1, 1, 4, 3)
+    patches[0, 0, 2, 1] = bad
+    scale = int8(patches=patches)["patches_scale"][0, 0]
+    assert scale.isfinite().tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize(("pool", "layers"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_an_int8_cache_gives_the_tokens_back(manifest, pool, layers):
+    backbone = Stub(layers=layers)
+    full = open_store(cache(manifest, backbone, dtype="float32", pool=pool, chunk=3))
+    whole = patch_batch(full, np.arange(IMAGES), CPU)
+    store = open_store(cache(manifest, backbone, dtype="int8", pool=pool, chunk=3))
+    specs = token_specs(IMAGES, backbone.shape, replace(SETTINGS, dtype="int8", pool=pool, chunk=3))
+    assert set(store.arrays) == {*specs, "label", "image_id"}
+    for name, spec in specs.items():
+        assert (store[name].shape, store[name].dtype, store[name].chunk) == (spec.shape, spec.dtype, 3), name
+    assert store.attributes["dtype"] == "int8"
+    assert store["cls"].dtype == np.float16
+    scale = torch.from_numpy(store["patches_scale"][:]).transpose(1, 2).repeat_interleave(6, dim=2)
+    off = (patch_batch(store, np.arange(IMAGES), CPU) - whole).abs()
+    assert (off <= scale / 2 * (1 + 1e-4)).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_image_whose_int8_tokens_are_not_finite_is_named_and_not_stored(manifest, monkeypatch, bad):
+    backbone = Stub()
+    original, seen = backbone.tokens, iter(range(IMAGES))
+
+    def tokens(images):
+        cls, patches = original(images)
+        patches = patches.clone()
+        for place in range(len(images)):
+            if next(seen, None) == 4:
+                patches[place, 0, 3, 2] = bad
+        return cls, patches
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backbone, "tokens", tokens)
+        with pytest.raises(UserError, match=r"^1 image\(s\) of train cannot be read") as caught:
+            cache(manifest, backbone, dtype="int8")
+    assert str(manifest.image_files()[4]) in str(caught.value)
+    stored = zarr.open_group(unfinished(), mode="r")
+    assert not stored["patches_scale"][4].any()
+    counted = backbone.counted
+    resumed = contents(cache(manifest, backbone, dtype="int8"))
+    assert backbone.counted == counted + 1
+    assert contents(cache(manifest, backbone, dtype="int8")) == resumed
+
+
+# Batches that fit
+
+
+class Small(Stub):
+    """A backbone on a device without memory for more than `most` images at a time."""
+
+    def __init__(self, most, error=None):
+        super().__init__()
+        self.most, self.error = most, error or torch.OutOfMemoryError("out of memory. Tried to allocate 2 GiB")
+        self.sizes = []
+
+    def tokens(self, images):
+        self.sizes.append(len(images))
+        if len(images) > self.most:
+            raise self.error
+        return super().tokens(images)
+
+
+def encoder(backbone, device=CPU, **changes):
+    return TokenEncoder(backbone, replace(SETTINGS, **changes), device)
+
+
+@pytest.fixture
+def pixels(rng):
+    return torch.from_numpy(rng.standard_normal((13, 3, 16, 16))).float()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9")]
+)
+def test_a_batch_that_does_not_fit_is_halved_and_the_tokens_are_the_same(pixels, most, error):
+    expected = encoder(Stub(), batch_size=8, dtype="float32")(pixels)
+    backbone = Small(most, error)
+    encode = encoder(backbone, batch_size=8, dtype="float32")
+    found = encode(pixels)
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)
+    tried = len(backbone.sizes)
+    encode(pixels)
+    assert max(backbone.sizes[tried:]) <= most  # for the rest of the run
+
+
+def test_halving_says_so(pixels, capsys):
+    encoder(Small(4), batch_size=8)(pixels)
+    assert "cpu is out of memory: going on with batches of 4" in capsys.readouterr().err
+
+
+def test_no_memory_for_a_single_image_is_one_plain_line(pixels):
+    with pytest.raises(UserError, match="cpu has no memory for one image") as caught:
+        encoder(Small(0, torch.OutOfMemoryError("out of\nmemory")), batch_size=8)(pixels)
+    assert "backbone.image_size smaller" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_error_of_the_backbone_is_passed_on(pixels):
+    backbone = Small(4, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        encoder(backbone, batch_size=8)(pixels)
+    assert backbone.sizes == [8]
+
+
+def test_every_forward_pass_has_the_same_shape(pixels):
+    backbone = Small(100)
+    tokens = encoder(backbone, batch_size=5)(pixels)
+    assert backbone.sizes == [5, 5, 5]
+    assert len(tokens["cls"]) == len(pixels)
+
+
+def test_a_cache_on_a_device_that_runs_out_of_memory_is_the_same(manifest):
+    whole = cache(manifest, Stub(), dtype="float32", batch_size=4)
+    expected = open_store(whole)["patches"][:]
+    found = open_store(cache(manifest, Small(1), dtype="float32", batch_size=4))["patches"][:]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("chunk", "size"), [(4, 4), (32, 32), (1000, 32)])
+def test_auto_is_a_fixed_size_on_the_cpu(chunk, size):
+    backbone = Small(100)
+    assert encoder(backbone, batch_size="auto", chunk=chunk).batch_size == size
+    assert backbone.sizes == []
+
+
+ACCELERATOR = torch.device("meta")
+"""Stands for an accelerator: the search looks at nothing but its type."""
+
+
+@pytest.fixture
+def on_accelerator(monkeypatch):
+    """Tensors stay where they are, whatever device they are meant for."""
+    monkeypatch.setattr(extract, "autocast", lambda _device, _dtype: torch.no_grad())
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *_args, **_options: tensor)
+
+
+@pytest.mark.parametrize(
+    ("most", "chunk", "size"), [(100, 1000, 64), (64, 1000, 64), (512, 512, 512), (1000, 300, 256), (33, 1000, 32)]
+)
+def test_auto_finds_the_largest_power_of_two_that_fits_an_accelerator(on_accelerator, most, chunk, size):
+    backbone = Small(most)
+    found = encoder(backbone, ACCELERATOR, batch_size="auto", chunk=chunk, dtype="int8")
+    assert found.batch_size == size
+    assert max(backbone.sizes, default=0) <= 2 * size
+
+
+def test_auto_is_no_more_than_a_chunk_on_an_accelerator(on_accelerator):
+    assert encoder(Small(100), ACCELERATOR, batch_size="auto", chunk=8).batch_size == 8
+
+
+def test_auto_passes_another_error_on(on_accelerator):
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        encoder(Small(40, RuntimeError("no kernel image")), ACCELERATOR, batch_size="auto", chunk=1000)
+
+
+# Decoding processes
+
+
+def loader_that_fails(monkeypatch, message):
+    def load(*_args, **_options):
+        yield SimpleNamespace()
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(decode, "DataLoader", load)
+    return decode.decoded_batches([], Stub(), [], CPU, 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader worker (pid 1) is killed by signal: Killed. ",
+        "DataLoader worker (pid(s) 17) exited unexpectedly",
+    ],
+)
+def test_a_killed_decoding_process_is_one_plain_line(monkeypatch, message):
+    batches = loader_that_fails(monkeypatch, message)
+    next(batches)
+    with pytest.raises(UserError, match=r"was killed \(out of memory\?\): lower runtime\.workers and run again"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    "message", ["Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback ...", "a bug"]
+)
+def test_an_error_in_a_decoding_process_is_not_taken_for_its_death(monkeypatch, message):
+    batches = loader_that_fails(monkeypatch, message)
+    next(batches)
+    with pytest.raises(RuntimeError) as caught:
+        next(batches)
+    assert str(caught.value) == message
+
+
+def test_the_backbone_works_on_while_a_chunk_is_written(manifest, monkeypatch):
+    """The first chunk's writing waits for a batch of the next chunk, and so would wait for ever otherwise."""
+    later, write, waited = threading.Event(), cache_module._Chunk.write, []
+
+    def wait(chunk, of):
+        waited.append(later.wait(30))
+        return write(chunk, of)
+
+    monkeypatch.setattr(cache_module._Chunk, "write", wait)
+    cache(manifest, Stub(lambda batch: later.set() if batch == 3 else None), chunk=4)
+    assert all(waited)

@@ -9,10 +9,18 @@ import torch
 from torch import nn
 
 from neuralood.base.errors import UserError
+from neuralood.base.reading import batches
 from neuralood.base.training import WARMUP_SHARE, Epoch, Schedule, best_epoch, fit, learning_rate_factor, write_curve
 
 ROWS = np.arange(20)
 SCHEDULE = Schedule(epochs=4, batch_size=6, lr=0.05, weight_decay=0.1)
+
+
+def shuffled(seed, size=SCHEDULE.batch_size):
+    """Endless epochs of ROWS in random order: a batch is its rows."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield [(rows, rows) for rows in batches(rng.permutation(ROWS), size)]
 
 
 def test_learning_rate_warms_up_then_falls_by_a_cosine_to_nearly_0():
@@ -46,11 +54,11 @@ class Run:
         self.batches, self.after, self.modes = [], [], []
         self.history = fit(
             self.model,
-            ROWS,
+            len(ROWS),
+            shuffled(seed),
             self.loss_of,
             self.validate,
             schedule,
-            np.random.default_rng(seed),
             "test model",
             stop_after=stop_after,
         )
@@ -137,7 +145,7 @@ def test_weight_decay_is_for_matrices_only():
         return sum((0 * value).sum() for value in model.parameters())
 
     schedule = Schedule(1, 20, 0.1, 0.5)
-    fit(model, ROWS, no_gradient, lambda: 0.0, schedule, np.random.default_rng(0), "decay")
+    fit(model, len(ROWS), shuffled(0, 20), no_gradient, lambda: 0.0, schedule, "decay")
     torch.testing.assert_close(model.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(model.bias, before["bias"])
 
@@ -146,8 +154,11 @@ def test_frozen_parameters_stay():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
-    fit(model, ROWS, lambda rows: model(torch.ones(len(rows), 3)).square().mean(), lambda: 0.0, SCHEDULE,
-        np.random.default_rng(0), "frozen")  # fmt: skip
+
+    def loss_of(rows):
+        return model(torch.ones(len(rows), 3)).square().mean()
+
+    fit(model, len(ROWS), shuffled(0), loss_of, lambda: 0.0, SCHEDULE, "frozen")
     assert torch.equal(model[0].weight, before)
 
 
@@ -160,7 +171,7 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_rate(bad):
         return model(torch.ones(len(rows), 3)).sum() * 0 + next(epoch)
 
     with pytest.raises(UserError, match=rf"test model: the loss is {bad} in epoch 2; lower its lr \(0\.05\)"):
-        fit(model, ROWS, loss_of, lambda: 0.0, SCHEDULE, np.random.default_rng(0), "test model")
+        fit(model, len(ROWS), shuffled(0), loss_of, lambda: 0.0, SCHEDULE, "test model")
 
 
 def test_a_validation_loss_that_is_not_finite_is_an_error():

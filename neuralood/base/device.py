@@ -1,6 +1,8 @@
 """Where tensors are computed, and how to compute the same numbers twice."""
 
+import ctypes
 import os
+import sys
 
 import torch
 
@@ -34,3 +36,23 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
     """Mixed precision on CUDA; everywhere else, and for `none`, a context that changes nothing."""
     enabled = device.type == "cuda" and dtype != "none"
     return torch.autocast(device.type, getattr(torch, dtype) if enabled else None, enabled=enabled)
+
+
+def pins_memory(device: torch.device) -> bool:
+    """Whether batches for this device are put into pinned memory, from which CUDA copies while the CPU goes on."""
+    return device.type == "cuda"
+
+
+def release_memory(device: torch.device) -> None:
+    """Give memory that was freed back to the device: an accelerator's cache, or what malloc keeps on Linux.
+
+    There, pieces that batches of tokens leave fit no later batch, and a long run would grow without a leak.
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    elif sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, others need not
+        if trim is not None:
+            trim(0)

@@ -1,5 +1,10 @@
 """The one error that a user is meant to read."""
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space, over the quota, over the limit of a file's size."""
+
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or key, and the remedy.

@@ -1,15 +1,36 @@
-"""Rows of token stores as float32 batches, and their statistics, without holding a set in memory."""
+"""Rows of token stores as batches: in sequence, in any order, or mixed for training, read ahead in the background."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+from weakref import finalize
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from neuralood.base.store import Array, Rows
+from neuralood.base.store import Array, Rows, Store
+
+T = TypeVar("T")
 
 PREDICT_BATCH = 256
 """Images in a batch where no gradient is needed."""
+
+READ_THREADS = max(1, min(4, (os.cpu_count() or 2) // 2))
+DISK_THREADS = 2
+"""Threads that make batches, and threads that fetch chunks from the disk before they are asked for."""
+BATCHES_AHEAD = 4
+"""Batches that are read, or being read, before they are asked for."""
+MOST_FREE = 16
+"""Pieces of memory that are kept for later batches."""
+IMAGES_AHEAD = 1_024
+"""Chunks that are wanted within so many images are fetched from the disk."""
+PAGE_BYTES = 4096
+"""Batches start on a page of memory: 16 bytes off it, where malloc puts them, copying runs at a third of its speed."""
 
 
 def batches(rows: Array, size: int) -> Iterator[Array]:
@@ -18,10 +39,149 @@ def batches(rows: Array, size: int) -> Iterator[Array]:
         yield rows[start : start + size]
 
 
-def patch_batch(patches: Rows, rows: Array, device: torch.device) -> Tensor:
-    """Rows of a store's `patches` I L N D as float32 B N (L D): layers side by side."""
-    values = torch.from_numpy(patches[rows]).to(device, non_blocking=True).float()
-    return values.transpose(1, 2).flatten(2)
+def training_orders(rows: Array, chunk: int, buffer: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Endlessly, an epoch's order of `rows`: chunks in a random order, their rows mixed within `buffer` rows.
+
+    A row is moved by `buffer` rows at the most from where its chunk was put, so that only about `buffer` rows' chunks
+    (of `chunk` rows each) are wanted at a time, and a disk reads whole files in sequence. Where `buffer` holds all
+    rows, the order is a plain random permutation. Epoch e of a generator's draws is always the same: to resume there,
+    skip e of them (`itertools.islice`), and `batches(order, size)` up to the step.
+
+    How far from a full shuffle: benchmarks/token_cache.md, 'Mixing', trains a linear probe on a store sorted by class
+    (one epoch of SGD) in this order, in a full shuffle and in the store's own order.
+    """
+    while True:
+        yield _mixed(rows, chunk, buffer, rng)
+
+
+def training_epochs(
+    arrays: Sequence[Rows], rows: Array, buffer: int, size: int, load: Callable[[Array], T], rng: np.random.Generator
+) -> Iterator[Iterator[tuple[Array, T]]]:
+    """Endlessly, the batches of an epoch in training order: their rows, and what `load` makes of them."""
+    for order in training_orders(rows, arrays[0].chunk, buffer, rng):
+        yield read_batches(arrays, order, size, load)
+
+
+def _mixed(rows: Array, chunk: int, buffer: int, rng: np.random.Generator) -> Array:
+    if buffer >= len(rows):
+        return rng.permutation(rows)
+    _, number = np.unique(rows // chunk, return_inverse=True)
+    queue = np.argsort(rng.permutation(number.max() + 1)[number], kind="stable")  # chunk after chunk
+    place = np.arange(len(rows)) + rng.uniform(-buffer / 2, buffer / 2, len(rows))
+    place = np.abs(place)  # reflected at both ends, where else few rows would be mixed
+    place = np.minimum(place, 2 * len(rows) - place)
+    mixed: Array = rows[queue[np.argsort(place, kind="stable")]]
+    return mixed
+
+
+def read_batches(
+    arrays: Sequence[Rows], order: Array, size: int, load: Callable[[Array], T]
+) -> Iterator[tuple[Array, T]]:
+    """The rows of each batch of `order`, and what `load` makes of them in background threads, in order.
+
+    `load` reads from `arrays`; their chunks are fetched from the disk before `load` asks for them.
+    """
+    uses = [(place, array, number) for array in arrays for place, number in _first_uses(order, array.chunk)]
+    coming = deque(sorted(uses, key=lambda use: use[0]))
+
+    def announced(disk: ThreadPoolExecutor) -> Iterator[Array]:
+        for step, rows in enumerate(batches(order, size)):
+            while coming and coming[0][0] < step * size + IMAGES_AHEAD:
+                _, array, number = coming.popleft()
+                disk.submit(array.fetch, number)
+            yield rows
+
+    with ThreadPoolExecutor(DISK_THREADS, "disk") as disk:
+        try:
+            yield from read_ahead(load, announced(disk))
+        finally:
+            disk.shutdown(wait=False, cancel_futures=True)
+
+
+def _first_uses(order: Array, chunk: int) -> Iterator[tuple[int, int]]:
+    """Place in `order` where each chunk is first used, and its number."""
+    numbers, places = np.unique(order // chunk, return_index=True)
+    yield from zip(places.tolist(), numbers.tolist(), strict=True)
+
+
+def read_ahead(load: Callable[[Array], T], requests: Iterable[Array]) -> Iterator[tuple[Array, T]]:
+    """Each request and what `load` makes of it, in order; a few are loaded in threads before they are asked for."""
+    coming = iter(requests)
+    with ThreadPoolExecutor(READ_THREADS, "reader") as pool:
+        pending: deque[tuple[Array, Future[T]]] = deque()
+        try:
+            pending.extend((rows, pool.submit(load, rows)) for rows in islice(coming, BATCHES_AHEAD))
+            while pending:
+                rows, loaded = pending.popleft()
+                pending.extend((more, pool.submit(load, more)) for more in islice(coming, 1))
+                yield rows, loaded.result()
+        finally:
+            for _, future in pending:
+                future.cancel()
+
+
+def host_rows(array: Rows, rows: Array, *, pin: bool) -> Tensor:
+    """Rows of an array as a tensor on the CPU; pinned, so that CUDA copies it while the CPU goes on."""
+    shape = (len(rows), *array.shape[1:])
+    if pin:  # from PyTorch's own pool of pinned memory
+        values = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
+    else:
+        values = torch.from_numpy(_batch_memory(shape, array.dtype))
+    array.read_into(rows, values.numpy())
+    return values
+
+
+_free_memory: SimpleQueue[Array] = SimpleQueue()
+"""Memory of batches that nobody holds any more. A queue that finalizers may put into."""
+
+
+def _batch_memory(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array to fill, in memory of an earlier batch: fresh pages would cost as much time as copying the tokens."""
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = _take_memory(nbytes)
+    values = memory[:nbytes].view(dtype).reshape(shape)
+    finalize(values, _free_memory.put, memory)  # when the last tensor that shares `values` is gone
+    return values
+
+
+def _take_memory(nbytes: int) -> Array:
+    for _ in range(_free_memory.qsize()):
+        try:
+            memory = _free_memory.get_nowait()
+        except Empty:
+            break
+        if nbytes <= memory.nbytes <= 2 * nbytes:
+            return memory
+        if _free_memory.qsize() < MOST_FREE:
+            _free_memory.put(memory)
+    memory = np.empty(nbytes + PAGE_BYTES, np.uint8)
+    start = -memory.ctypes.data % PAGE_BYTES
+    return memory[start : start + nbytes]
+
+
+class HostPatches(NamedTuple):
+    """Patch tokens as they are stored, B L N D, on the CPU; int8 ones with the scale of each token, B L N."""
+
+    values: Tensor
+    scale: Tensor | None
+
+    def on(self, device: torch.device) -> Tensor:
+        """As float32 on a device, B N (L D): layers side by side."""
+        values = self.values.to(device, non_blocking=True).float()
+        if self.scale is not None:
+            values *= self.scale.to(device, non_blocking=True).unsqueeze(-1)
+        return values.transpose(1, 2).flatten(2)
+
+
+def host_patches(tokens: Store, rows: Array, *, pin: bool) -> HostPatches:
+    """Patch tokens of the given rows of a token store."""
+    scale = host_rows(tokens["patches_scale"], rows, pin=pin) if "patches_scale" in tokens else None
+    return HostPatches(host_rows(tokens["patches"], rows, pin=pin), scale)
+
+
+def patch_batch(tokens: Store, rows: Array, device: torch.device) -> Tensor:
+    """Patch tokens of the given rows of a token store as float32 B N (L D): layers side by side."""
+    return host_patches(tokens, rows, pin=False).on(device)
 
 
 def mean_and_sd(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -34,8 +194,8 @@ def mean_and_sd(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), (squares / count - mean**2).clamp_min(0).sqrt().float()
 
 
-def token_statistics(patches: Rows, rows: Array) -> tuple[Tensor, Tensor]:
+def token_statistics(tokens: Store, rows: Array) -> tuple[Tensor, Tensor]:
     """Mean and sd over images and patches of each token feature, (L D) each."""
     cpu = torch.device("cpu")
     chosen = batches(np.sort(rows), PREDICT_BATCH)
-    return mean_and_sd(patch_batch(patches, batch, cpu).flatten(0, 1) for batch in chosen)
+    return mean_and_sd(patch_batch(tokens, batch, cpu).flatten(0, 1) for batch in chosen)

@@ -1,19 +1,20 @@
 """One plain training loop for every model: AdamW, warm-up and cosine, the best epoch by validation loss."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuralood.base import console
 from neuralood.base.errors import UserError
-from neuralood.base.reading import batches
 from neuralood.base.records import write_text
 from neuralood.base.store import Array
+
+T = TypeVar("T")
 
 WARMUP_SHARE = 0.05
 """Share of all steps in which the learning rate climbs linearly to its value; a cosine to 0 follows."""
@@ -43,22 +44,22 @@ class Epoch:
 
 def fit(
     model: nn.Module,
-    rows: Array,
-    loss_of: Callable[[Array], Tensor],
+    images: int,
+    epochs: Iterator[Iterable[tuple[Array, T]]],
+    loss_of: Callable[[T], Tensor],
     validate: Callable[[], float],
     schedule: Schedule,
-    rng: np.random.Generator,
     description: str,
     stop_after: int | None = None,
 ) -> list[Epoch]:
-    """Train `model` in place on batches of `rows` and leave it at its best epoch.
+    """Train `model` in place on `images` images an epoch and leave it at its best epoch.
 
-    `loss_of(batch rows)` gives the loss; `validate()` the validation loss after an epoch, ties going to the
-    earlier one. With `stop_after`, the same schedule ends after that many epochs and the last one is kept.
-    Raises UserError at the first epoch whose loss is not finite.
+    `epochs` gives each epoch's batches, their rows and what `loss_of` makes the loss of; `validate()` the validation
+    loss after an epoch, ties going to the earlier one. With `stop_after`, the same schedule ends after that many
+    epochs and the last one is kept. Raises UserError at the first epoch whose loss is not finite.
     """
     optimizer = torch.optim.AdamW(_decay_groups(model, schedule.weight_decay), lr=schedule.lr)
-    steps = schedule.epochs * math.ceil(len(rows) / schedule.batch_size)
+    steps = schedule.epochs * math.ceil(images / schedule.batch_size)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
     history: list[Epoch] = []
     best: dict[str, Tensor] | None = None
@@ -66,15 +67,15 @@ def fit(
     for epoch in console.track(range(1, last + 1), description, last):
         model.train()
         total = 0.0
-        for batch in batches(rng.permutation(rows), schedule.batch_size):
+        for rows, batch in next(epochs):
             loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
             rate.step()
-            total += loss.item() * len(batch)
-        train_loss = total / len(rows)
+            total += loss.item() * len(rows)
+        train_loss = total / images
         _require_finite(train_loss, description, epoch, schedule.lr)
         validation_loss = _validation_loss(model, validate)
         _require_finite(validation_loss, description, epoch, schedule.lr)

@@ -13,7 +13,8 @@ from neuralood.base.console import track
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
-from neuralood.base.store import ArraySpec, Rows, complete_store, create_store, open_store
+from neuralood.base.store import Rows, open_store
+from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
 from neuralood.config import Params
 from neuralood.data.algonauts import Subject, check_finite, read_subject
 from neuralood.data.files import fingerprint_files
@@ -211,10 +212,11 @@ def _write(subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, 
     specs = {name: ArraySpec(values.shape, str(values.dtype), len(values)) for name, values in arrays.items()}
     specs["fmri"] = ArraySpec((subject.n_images, subject.n_vertices), "float32", CHUNK_ROWS)
     partial = paths.partial(paths.MEASURED)
-    group = create_store(partial, specs, attributes)
+    require_space(partial, sum(spec.nbytes for spec in specs.values()))
+    create_store(partial, specs, attributes)
     for name, values in arrays.items():
-        group[name][...] = values  # type: ignore[index]
+        write_rows(partial, name, specs[name], 0, values)
     n_blocks = -(-subject.n_images // CHUNK_ROWS)
     for start, block in track(subject.blocks(CHUNK_ROWS), "writing fMRI", n_blocks):
-        group["fmri"][start : start + len(block)] = block  # type: ignore[index]
+        write_rows(partial, "fmri", specs["fmri"], start, block)
     complete_store(partial, paths.MEASURED)

@@ -13,12 +13,20 @@ from torch import Tensor
 
 from neuralood.backbone import load_backbone
 from neuralood.base import console, paths
-from neuralood.base.device import prepare_torch
+from neuralood.base.device import pins_memory, prepare_torch
 from neuralood.base.errors import UserError
-from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch, token_statistics
+from neuralood.base.reading import (
+    PREDICT_BATCH,
+    HostPatches,
+    host_patches,
+    patch_batch,
+    read_batches,
+    token_statistics,
+    training_epochs,
+)
 from neuralood.base.records import write_arrays, write_json
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import Array, Rows, Store, open_store
+from neuralood.base.store import Array, Store, open_store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
 from neuralood.data.fmri import (
@@ -50,9 +58,9 @@ def train_encoder(params: Params) -> None:
     parts = [measured.rows(part) for part in (TRAIN, VALIDATION, TEST)]
 
     fmri = np.array(measured.fmri[:], np.float32)
-    model, history = _train_control(params, tokens["patches"], fmri, measured, parts, device)
-    predicted = predict(model, tokens["patches"], parts[2])
-    ridge = _ridge(params, tokens["patches"], fmri, parts)
+    model, history = _train_control(params, tokens, fmri, measured, parts, device)
+    predicted = predict(model, tokens, parts[2])
+    ridge = _ridge(params, tokens, fmri, parts)
     scores = {
         "pearson": pearson_columns(predicted, fmri[parts[2]]),
         "ridge": pearson_columns(ridge, fmri[parts[2]]),
@@ -67,9 +75,9 @@ def train_encoder(params: Params) -> None:
     _show(record, params.encoder.control, history)
 
 
-def build_encoder(params: Params, measured: Measured, patches: Rows, seed: int) -> RoiEncoder:
+def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) -> RoiEncoder:
     """An encoder with random weights for this subject and these tokens."""
-    _, layers, n_patches, width = patches.shape
+    _, layers, n_patches, width = tokens["patches"].shape
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
     torch.manual_seed(seed)
     settings = params.encoder
@@ -102,47 +110,53 @@ def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: flo
 
 
 def _train_control(
-    params: Params, patches: Rows, fmri: Array, measured: Measured, parts: list[Array], device: torch.device
+    params: Params, tokens: Store, fmri: Array, measured: Measured, parts: list[Array], device: torch.device
 ) -> tuple[RoiEncoder, list[Epoch]]:
     """The encoder that `encoder.control` asks for, and its training curve."""
     control, seed = params.encoder.control, params.seed
-    model = build_encoder(params, measured, patches, derived_seed(seed, "encoder weights")).to(device)
-    model.standardise_by(*token_statistics(patches, parts[0]))
+    model = build_encoder(params, measured, tokens, derived_seed(seed, "encoder weights")).to(device)
+    model.standardise_by(*token_statistics(tokens, parts[0]))
     if control == "untrained":
         return model.eval(), []
     if control == "features":
         fmri = _feature_targets(params, measured, parts[0])
     if control != "shuffled":
-        return model, _fit(params, model, patches, fmri, parts, None)
+        return model, _fit(params, model, tokens, fmri, parts, None)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    kept = best_epoch(_fit(params, model, patches, fmri, parts, None))
+    kept = best_epoch(_fit(params, model, tokens, fmri, parts, None))
     model.load_state_dict(start)
     shuffled = shuffled_fmri(fmri, parts[:2], generator(seed, "shuffled fMRI"))
-    return model, _fit(params, model, patches, shuffled, parts, kept)
+    return model, _fit(params, model, tokens, shuffled, parts, kept)
 
 
 def _fit(
-    params: Params, model: RoiEncoder, patches: Rows, fmri: Array, parts: list[Array], stop_after: int | None
+    params: Params, model: RoiEncoder, tokens: Store, fmri: Array, parts: list[Array], stop_after: int | None
 ) -> list[Epoch]:
     """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation."""
     device = next(model.parameters()).device
-    target = torch.from_numpy(fmri)
+    arrays, target = (tokens["patches"],), torch.from_numpy(fmri)
 
-    def loss_of(rows: Array) -> Tensor:
-        return F.mse_loss(model(patch_batch(patches, rows, device)), target[rows].to(device))
+    def load(rows: Array) -> tuple[HostPatches, Tensor]:
+        return host_patches(tokens, rows, pin=pins_memory(device)), target[rows]
+
+    def loss_of(batch: tuple[HostPatches, Tensor]) -> Tensor:
+        patches, measured = batch
+        return F.mse_loss(model(patches.on(device)), measured.to(device))
 
     def validate() -> float:
-        squares = [float(loss_of(rows)) * len(rows) for rows in batches(parts[1], PREDICT_BATCH)]
-        return sum(squares) / len(parts[1])
+        parts_loss = [
+            float(loss_of(batch)) * len(rows) for rows, batch in read_batches(arrays, parts[1], PREDICT_BATCH, load)
+        ]
+        return sum(parts_loss) / len(parts[1])
 
-    settings = params.encoder
+    settings, rng = params.encoder, generator(params.seed, "encoder batches")
     return fit(
         model,
-        parts[0],
+        len(parts[0]),
+        training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng),
         loss_of,
         validate,
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
-        generator(params.seed, "encoder batches"),
         f"brain encoder ({settings.control})",
         stop_after=stop_after,
     )
@@ -169,9 +183,10 @@ def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
         yield group
 
 
-def _ridge(params: Params, patches: Rows, fmri: Array, parts: list[Array]) -> Array:
+def _ridge(params: Params, tokens: Store, fmri: Array, parts: list[Array]) -> Array:
     """The ridge baseline: always on the measured fMRI, whatever the control."""
-    train, test = (np.asarray(patches[rows], np.float32).reshape(len(rows), -1) for rows in (parts[0], parts[2]))
+    cpu = torch.device("cpu")
+    train, test = (patch_batch(tokens, rows, cpu).flatten(1).numpy() for rows in (parts[0], parts[2]))
     seed = derived_seed(params.seed, "ridge components")
     return ridge_predictions(train, fmri[parts[0]], test, params.encoder.ridge_components, seed)
 

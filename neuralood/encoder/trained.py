@@ -6,9 +6,10 @@ import torch
 
 from neuralood.base import console, paths
 from neuralood.base.checkpoint import load_tensors, save_tensors
-from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.base.device import pins_memory
+from neuralood.base.reading import PREDICT_BATCH, HostPatches, host_patches, read_batches
 from neuralood.base.records import read_json, write_json
-from neuralood.base.store import Array, Rows, Store, require_same
+from neuralood.base.store import Array, Store, require_same
 from neuralood.base.weights import fingerprint
 from neuralood.data.fmri import Measured
 from neuralood.encoder.model import RoiEncoder
@@ -54,9 +55,13 @@ def load_encoder() -> tuple[RoiEncoder, dict[str, Any]]:
     return model.eval().requires_grad_(False), record
 
 
-def predict(model: RoiEncoder, patches: Rows, rows: Array) -> Array:
+def predict(model: RoiEncoder, tokens: Store, rows: Array) -> Array:
     """Predicted fMRI, I V float32, of the given rows of a token store."""
     device = next(model.parameters()).device
+
+    def load(chosen: Array) -> HostPatches:
+        return host_patches(tokens, chosen, pin=pins_memory(device))
+
     with torch.inference_mode():
-        parts = [model(patch_batch(patches, batch, device)).float().cpu() for batch in batches(rows, PREDICT_BATCH)]
-    return torch.cat(parts).numpy()
+        read = read_batches((tokens["patches"],), rows, PREDICT_BATCH, load)
+        return torch.cat([model(patches.on(device)).float().cpu() for _, patches in read]).numpy()

@@ -10,7 +10,14 @@ from torch import Tensor
 from neuralood.base import console, paths
 from neuralood.base.device import prepare_torch
 from neuralood.base.errors import UserError
-from neuralood.base.reading import PREDICT_BATCH, batches, mean_and_sd, token_statistics
+from neuralood.base.reading import (
+    PREDICT_BATCH,
+    batches,
+    mean_and_sd,
+    read_batches,
+    token_statistics,
+    training_epochs,
+)
 from neuralood.base.records import write_json
 from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import Array
@@ -24,7 +31,7 @@ from neuralood.encoder.trained import load_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
 from neuralood.fusion.probe import Probe, fit_probe
-from neuralood.fusion.trained import RECORD, ImageData, open_image_data, save_seed, seed_folder
+from neuralood.fusion.trained import RECORD, HostBatch, ImageData, open_image_data, save_seed, seed_folder
 
 CURVE = "curve.tsv"
 FMRI_SD_FLOOR = 1e-3
@@ -97,10 +104,10 @@ def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
     device = next(model.parameters()).device
     cls = (torch.from_numpy(data.tokens["cls"][chosen]) for chosen in batches(rows, PREDICT_BATCH))
     model.scale_cls.set(*mean_and_sd(cls))
-    model.scale_patches.set(*token_statistics(data.tokens["patches"], rows))
+    model.scale_patches.set(*token_statistics(data.tokens, rows))
     model.eval()
     with torch.inference_mode():
-        read = (data.batch(chosen, device) for chosen in batches(rows, PREDICT_BATCH))
+        read = data.batches(rows, device)
         mean, sd = mean_and_sd(model.vertices_of(patches, fmri) for _, patches, fmri in read)
     model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
 
@@ -128,23 +135,35 @@ def _fit(
     targets = torch.from_numpy(labels).long()
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
-    def outputs(chosen: Array) -> tuple[FusionOutput, Tensor]:
-        return model(*data.batch(chosen, device)), targets[chosen].to(device)
+    def load(chosen: Array) -> tuple[HostBatch, Tensor]:
+        return data.load(chosen, device), targets[chosen]
 
-    def loss_of(chosen: Array) -> Tensor:
-        output, truth = outputs(chosen)
+    def outputs(batch: tuple[HostBatch, Tensor]) -> tuple[FusionOutput, Tensor]:
+        inputs, truth = batch
+        return model(*inputs.on(device)), truth.to(device)
+
+    def loss_of(batch: tuple[HostBatch, Tensor]) -> Tensor:
+        output, truth = outputs(batch)
         return fusion_loss(output.logits, truth, output.image, output.brain, weight)
 
     def validate() -> float:
         total = 0.0
-        for chosen in batches(holdout, PREDICT_BATCH):
-            output, truth = outputs(chosen)
+        for _, batch in read_batches(data.arrays, holdout, PREDICT_BATCH, load):
+            output, truth = outputs(batch)
             total += float(F.cross_entropy(output.logits, truth, reduction="sum"))
         return total / len(holdout)
 
-    schedule = Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay)
-    rng = generator(seed, "batches")
-    return fit(model, rows, loss_of, validate, schedule, rng, f"fusion ({settings.variant})")
+    return fit(
+        model,
+        len(rows),
+        training_epochs(
+            data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, generator(seed, "batches")
+        ),
+        loss_of,
+        validate,
+        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
+        f"fusion ({settings.variant})",
+    )
 
 
 def _require_classes(manifest: Manifest, labels: Array) -> None:

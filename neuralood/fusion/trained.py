@@ -1,8 +1,9 @@
 """Trained fusion classifiers and probes: what they read, where they are kept, and put to use."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,10 +11,19 @@ from torch import Tensor
 
 from neuralood.base import paths
 from neuralood.base.checkpoint import load_tensors, save_tensors
+from neuralood.base.device import pins_memory
 from neuralood.base.errors import UserError
-from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.base.reading import (
+    PREDICT_BATCH,
+    HostPatches,
+    batches,
+    host_patches,
+    host_rows,
+    patch_batch,
+    read_batches,
+)
 from neuralood.base.records import read_json
-from neuralood.base.store import Array, Store, open_store
+from neuralood.base.store import Array, Rows, Store, open_store
 from neuralood.data.manifest import Manifest
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.trained import require_recipe
@@ -21,6 +31,19 @@ from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.probe import Probe
 
 RECORD = "fusion.json"
+
+
+class HostBatch(NamedTuple):
+    """[CLS] B D', patches and raw predicted fMRI B V as they are stored, on the CPU."""
+
+    cls: Tensor
+    patches: HostPatches
+    fmri: Tensor
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """On a device, float32: [CLS] B D', patches B N (L D), fMRI B V."""
+        cls, fmri = (values.to(device, non_blocking=True).float() for values in (self.cls, self.fmri))
+        return cls, self.patches.on(device), fmri
 
 
 @dataclass(frozen=True)
@@ -33,17 +56,27 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.tokens["cls"])
 
-    def batch(self, rows: Array, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """[CLS] B D', patches B N (L D) and raw predicted fMRI B V of the given rows, float32."""
-        cls, fmri = (torch.from_numpy(np.asarray(store[rows])) for store in (self.tokens["cls"], self.fmri["fmri"]))
-        patches = patch_batch(self.tokens["patches"], rows, device)
-        return cls.to(device).float(), patches, fmri.to(device).float()
+    @property
+    def arrays(self) -> tuple[Rows, ...]:
+        """What every batch is read from."""
+        return self.tokens["patches"], self.tokens["cls"], self.fmri["fmri"]
+
+    def load(self, rows: Array, device: torch.device) -> HostBatch:
+        """The given rows as they are stored, on the CPU, ready for a device."""
+        pin = pins_memory(device)
+        cls, fmri = (host_rows(array, rows, pin=pin) for array in self.arrays[1:])
+        return HostBatch(cls, host_patches(self.tokens, rows, pin=pin), fmri)
+
+    def batches(self, rows: Array, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The given rows in sequence, on a device, as `HostBatch.on` gives them."""
+        read = read_batches(self.arrays, rows, PREDICT_BATCH, lambda chosen: self.load(chosen, device))
+        yield from (batch.on(device) for _, batch in read)
 
     def probe_features(self, rows: Array) -> Array:
         """concat([CLS], GAP of patches), I x (D' + L D) float32: what the linear probe reads."""
         parts = []
         for chosen in batches(rows, PREDICT_BATCH):
-            patches = patch_batch(self.tokens["patches"], chosen, torch.device("cpu")).mean(dim=1).numpy()
+            patches = patch_batch(self.tokens, chosen, torch.device("cpu")).mean(dim=1).numpy()
             parts.append(np.concatenate([np.asarray(self.tokens["cls"][chosen], np.float32), patches], axis=1))
         return np.concatenate(parts)
 
@@ -96,6 +129,4 @@ def predict(model: FusionClassifier, data: ImageData, rows: Array) -> Tensor:
     """Logits I C of the given rows, on the CPU."""
     device = next(model.parameters()).device
     with torch.inference_mode():
-        return torch.cat(
-            [model(*data.batch(part, device)).logits.float().cpu() for part in batches(rows, PREDICT_BATCH)]
-        )
+        return torch.cat([model(*batch).logits.float().cpu() for batch in data.batches(rows, device)])

@@ -37,7 +37,7 @@ def read_attention(set_name: str, rows: Array, threads: int) -> Attention:
     names = chosen_rois(record["roi_names"])
     queries = [record["roi_names"].index(name) for name in names]
     with torch.inference_mode():
-        weights = model.attention(patch_batch(tokens["patches"], rows, device))[:, queries].numpy()
+        weights = model.attention(patch_batch(tokens, rows, device))[:, queries].numpy()
     grid = tokens.attributes["grid"]
     relative = weights.reshape(*weights.shape[:2], *grid) * weights.shape[-1]
     return Attention(tuple(names), relative, tokens.attributes["preprocessing"]["crop_pct"])

@@ -1,0 +1,81 @@
+"""The `neuralood` command: one function a subcommand, whose docstring is its help."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from neuralood.base import console
+from neuralood.base.errors import UserError
+from neuralood.config import load_params
+from neuralood.plan.words import bytes_text
+from neuralood.stage import errors_in_one_line
+
+WRONG_CALL = 2
+"""Exit status of a call that no subcommand understands."""
+
+
+def plan() -> bool:
+    """What params.yaml will take, before anything runs: bytes of all stores, free disk, time a stage."""
+    from neuralood.plan.tables import show_plan  # torch takes seconds to import
+
+    params = load_params(check_paths=False)
+    console.show_progress(params.runtime.progress)
+    return show_plan(params)
+
+
+def verify(path: str, *more: str) -> bool:
+    """Check every byte of stores, such as data/tokens/val.zarr, against their checksums."""
+    return all([_is_whole(Path(one)) for one in (path, *more)])  # a list: all of them are looked at
+
+
+COMMANDS: dict[str, Callable[..., bool]] = {"plan": plan, "verify PATH...": verify}
+"""Subcommands and what follows them."""
+
+
+def main() -> None:
+    """Run the subcommand that the command line names: exit status 0 where all is well, 1 where it is not."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h"):
+        _show_usage()
+        return
+    command = {usage.split()[0]: function for usage, function in COMMANDS.items()}.get(name)
+    if command is None or not _takes(command, arguments):
+        _show_usage()
+        sys.exit(WRONG_CALL)
+    with errors_in_one_line():
+        sys.exit(0 if command(*arguments) else 1)
+
+
+def _is_whole(path: Path) -> bool:
+    """Print a line for each problem of a store, or one that it has none."""
+    from neuralood.base.store import read_store
+    from neuralood.base.verifying import store_problems
+
+    whole = True
+    try:
+        for problem in store_problems(path, console.track):
+            console.fail(problem)
+            whole = False
+    except UserError as error:  # no store at all
+        console.fail(str(error))
+        return False
+    if whole:
+        arrays = read_store(path).arrays.values()
+        sizes = [array.file(number).stat().st_size for array in arrays for number in range(array.chunks)]
+        console.note(f"{path}: whole ({len(arrays)} arrays, {len(sizes)} chunks, {bytes_text(sum(sizes))})")
+    return whole
+
+
+def _takes(command: Callable[..., bool], arguments: Sequence[str]) -> bool:
+    try:
+        inspect.signature(command).bind(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def _show_usage() -> None:
+    console.note("usage: neuralood COMMAND")
+    for usage, command in COMMANDS.items():
+        console.note(f"  {usage:16} {inspect.getdoc(command)}")

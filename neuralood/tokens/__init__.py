@@ -1,0 +1,1 @@
+"""Token caches: every image of a set through the frozen backbone, once, whatever happens on the way."""

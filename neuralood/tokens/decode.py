@@ -1,0 +1,80 @@
+"""Image files to batches of pixels, in processes of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from neuralood.backbone import FrozenBackbone
+from neuralood.base.device import pins_memory
+from neuralood.base.errors import UserError
+from neuralood.base.store import Array
+from neuralood.data.images import read_image
+from neuralood.tokens.unfinished import stamp_of
+
+
+def decoded_batches(
+    files: list[Path], backbone: FrozenBackbone, batches: list[list[int]], device: torch.device, workers: int
+) -> Iterator["Batch"]:
+    """Decoded batches, in order, from `workers` processes (0: this one)."""
+    loader: DataLoader[Any] = DataLoader(
+        _Images(files, backbone),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pins_memory(device),
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise UserError(
+            "a process that decodes images was killed (out of memory?): lower runtime.workers and run again; "
+            "finished chunks are kept"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images of one batch: their rows, pixels B 3 H W, file stamps, and a line for each that failed."""
+
+    first_row: int
+    rows: Array
+    pixels: Tensor
+    stamps: Array
+    problems: list[str]
+
+    def pin_memory(self) -> "Batch":
+        """Called by the loader where batches go to CUDA."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+class _Images(Dataset[tuple[int, Tensor | str, Array]]):
+    """Row -> row, pixels (or why there are none), file stamp."""
+
+    def __init__(self, files: list[Path], backbone: FrozenBackbone) -> None:
+        self.files = files
+        self.transform = backbone.preprocessing.transform()
+
+    def __getitem__(self, row: int) -> tuple[int, Tensor | str, Array]:
+        try:
+            return row, self.transform(read_image(self.files[row])), stamp_of(self.files[row])
+        except UserError as error:
+            return row, str(error), np.zeros(2, np.int64)
+
+
+def _collate(items: list[tuple[int, Tensor | str, Array]]) -> Batch:
+    good = [item for item in items if isinstance(item[1], Tensor)]
+    return Batch(
+        first_row=items[0][0],
+        rows=np.array([row for row, _, _ in good], np.int64),
+        pixels=torch.stack([pixels for _, pixels, _ in good]) if good else torch.empty(0),  # type: ignore[misc]
+        stamps=np.array([stamp for _, _, stamp in good], np.int64),
+        problems=[pixels for _, pixels, _ in items if isinstance(pixels, str)],
+    )
