@@ -1,11 +1,11 @@
 """BMFL against its controls on the simulated demo world, over three simulated subjects.
 
-    python -m benchmarks.demo_controls
+    python -m benchmarks.demo_controls          # writes benchmarks/demo_controls.json and .md
+    python -m benchmarks.demo_controls --short  # two subjects, fewer arms, into build/ only
 
-Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm, in one process:
+Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm, a process a seed:
 the tokens of a seed are shared by its arms. In the last two arms the high-level ROIs are noise that no image predicts.
 Per-image predictions stay in build/demo_controls/.
-Writes benchmarks/demo_controls.json and benchmarks/demo_controls.md.
 
 The world is SIMULATED and built so that the effect exists: this tests the pipeline and its controls, not the brain.
 """
@@ -14,9 +14,12 @@ import contextlib
 import os
 import platform
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ from neuralood.summary import summarize
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
 
-SEEDS = (0, 1, 2)
+SEEDS, SHORT_SEEDS = (0, 1, 2), (0, 1)
 
 
 @dataclass(frozen=True)
@@ -61,31 +64,37 @@ ARMS = {
     "bmfl, high ROIs know nothing": Arm(high_rois="noise"),
     "shuffled, high ROIs know nothing": Arm(control="shuffled", high_rois="noise"),
 }
+SHORT_ARMS = tuple(name for name in ARMS if name not in ("untrained", "features"))
 PAIRS = [("bmfl", other) for other in ("linear", "image_only", "shuffled", "untrained", "features")]
 PAIRS += [("bmfl, high ROIs know nothing", "shuffled, high ROIs know nothing")]
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "build" / "demo_controls"
 
 
-def main() -> None:
+def main(*, short: bool) -> None:
     """Run every arm of every seed, compare, write the two files."""
     started = time.monotonic()
-    params = load_params()
+    params, seeds, arms = load_params(), SHORT_SEEDS if short else SEEDS, SHORT_ARMS if short else tuple(ARMS)
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    for seed in SEEDS:
-        with _inside(SCRATCH / f"seed{seed}"):
-            _run_seed(replace(params, seed=seed))
-    record = compare(params)
-    write_json(HERE / "demo_controls.json", record)
-    write_text(HERE / "demo_controls.md", page(record, time.monotonic() - started))
-    console.print((HERE / "demo_controls.md").read_text())
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # training takes one thread
+        list(pool.map(_run_seed, [replace(params, seed=seed) for seed in seeds], [arms] * len(seeds)))
+    record, folder = compare(params, seeds, arms), SCRATCH if short else HERE
+    write_json(folder / "demo_controls.json", record)
+    write_text(folder / "demo_controls.md", page(record, time.monotonic() - started))
+    console.print((folder / "demo_controls.md").read_text())
 
 
-def _run_seed(params: Params) -> None:
+def _run_seed(params: Params, arms: Sequence[str]) -> None:
+    with _inside(SCRATCH / f"seed{params.seed}"):
+        _run_arms(params, arms)
+
+
+def _run_arms(params: Params, arms: Sequence[str]) -> None:
     for name in params.sets:
         render_set(params, name)
         cache_tokens(params, name)
-    for name, arm in ARMS.items():
+    for name in arms:
+        arm = ARMS[name]
         console.rule(f"seed {params.seed}, {name}")
         _run_arm(
             replace(
@@ -123,31 +132,32 @@ def _inside(folder: Path) -> Iterator[None]:
         yield
 
 
-def compare(params: Params) -> dict[str, Any]:
+def compare(params: Params, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, Any]:
     """Top-1 of every arm and set, and BMFL minus each other arm on mean OOD and on cue-conflict."""
     classification = {
         (arm, seed): read_json(SCRATCH / f"seed{seed}" / arm / "metrics" / "classification.json")
-        for arm in ARMS
-        for seed in SEEDS
+        for arm in arms
+        for seed in seeds
     }
-    encoder = {seed: read_json(SCRATCH / f"seed{seed}" / "bmfl" / "metrics" / "encoder.json") for seed in SEEDS}
-    top1 = {"linear": _top1([classification["bmfl", seed] for seed in SEEDS], "linear")}
-    top1 |= {arm: _top1([classification[arm, seed] for seed in SEEDS], "fusion") for arm in ARMS}
+    encoder = {seed: read_json(SCRATCH / f"seed{seed}" / "bmfl" / "metrics" / "encoder.json") for seed in seeds}
+    top1 = {"linear": _top1([classification["bmfl", seed] for seed in seeds], "linear")}
+    top1 |= {arm: _top1([classification[arm, seed] for seed in seeds], "fusion") for arm in arms}
     keys = {"ood_mean": list(params.evaluation.ood_mean), "conflict": ["conflict"], "val": ["val"]}
     differences = [
         {"arm": arm, "other": other}
-        | {key: _difference(top1, arm, other, key, sets, params) for key, sets in keys.items()}
+        | {key: _difference(top1, arm, other, key, sets, params, seeds) for key, sets in keys.items()}
         for arm, other in PAIRS
+        if other in top1
     ]
     groups = {
         group: {
-            "fraction_of_ceiling": [encoder[seed]["groups"][group]["fraction_of_ceiling"] for seed in SEEDS],
-            "pearson": [encoder[seed]["groups"][group]["pearson"]["median"] for seed in SEEDS],
-            "ridge": [encoder[seed]["groups"][group]["ridge"]["pearson"]["median"] for seed in SEEDS],
+            "fraction_of_ceiling": [encoder[seed]["groups"][group]["fraction_of_ceiling"] for seed in seeds],
+            "pearson": [encoder[seed]["groups"][group]["pearson"]["median"] for seed in seeds],
+            "ridge": [encoder[seed]["groups"][group]["ridge"]["pearson"]["median"] for seed in seeds],
         }
         for group in ("early", "high")
     }
-    return {"data": "simulated", "seeds": list(SEEDS), "top1": top1, "differences": differences, "encoder": groups}
+    return {"data": "simulated", "seeds": list(seeds), "top1": top1, "differences": differences, "encoder": groups}
 
 
 def _top1(runs: list[dict[str, Any]], model: str) -> dict[str, list[float]]:
@@ -156,12 +166,18 @@ def _top1(runs: list[dict[str, Any]], model: str) -> dict[str, list[float]]:
 
 
 def _difference(
-    top1: dict[str, dict[str, list[float]]], arm: str, other: str, key: str, sets: list[str], params: Params
+    top1: dict[str, dict[str, list[float]]],
+    arm: str,
+    other: str,
+    key: str,
+    sets: list[str],
+    params: Params,
+    seeds: Sequence[int],
 ) -> dict[str, Any]:
     """Per-seed differences with a t interval over seeds, and a bootstrap interval over images, seeds averaged."""
     per_seed = np.array(top1[arm][key]) - np.array(top1[other][key])
-    half = student_t.ppf(0.975, len(SEEDS) - 1) * per_seed.std(ddof=1) / len(SEEDS) ** 0.5
-    results = {f"{seed}/{name}": _paired(seed, arm, other, name) for seed in SEEDS for name in sets}
+    half = student_t.ppf(0.975, len(seeds) - 1) * per_seed.std(ddof=1) / len(seeds) ** 0.5
+    results = {f"{seed}/{name}": _paired(seed, arm, other, name) for seed in seeds for name in sets}
     rng = generator(0, "demo controls", arm, other, key)
     low, high = bootstrap_interval(results, params.evaluation.bootstrap, rng)
     return {
@@ -218,4 +234,4 @@ def _cell(difference: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(short="--short" in sys.argv[1:])

@@ -33,6 +33,8 @@ from neuralood.tokens.extract import stored_form
 from stages.cache_tokens import main as cache_tokens
 
 CPU = torch.device("cpu")
+SCENES = 600
+"""Scenes that the encoder of the photos' world learns from: ViT-S/14 makes tokens of some eight images a second."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +58,19 @@ def variants(layers: int) -> dict[str, Variant]:
     }
 
 
-def demo_world(params: Params, *, short: bool) -> Params:
+def demo_world(params: Params) -> Params:
     """The demo (SIMULATED), with three feature maps of one size."""
     layers = ("blocks.4.0", "blocks.4.1", "blocks.4.2")
     backbone = replace(params.backbone, layers=layers)
-    rendered = params.rendered
-    if short:
-        rendered = {name: replace(one, n=one.n // 4) for name, one in rendered.items()}
-    return replace(_quick(params), backbone=backbone, rendered=rendered)
+    return replace(_quick(params), backbone=backbone)
 
 
-def photos_world(profile: Path, *, short: bool) -> Params:
+def photos_world(profile: Path) -> Params:
     """PACS photos through ViT-S/14; its encoder learns SIMULATED fMRI of the demo's scenes."""
     params = load_params(profile, check_paths=False)
     weights = "weights/vit_small_patch14_dinov2.saliency_tuned.fp16.safetensors"
     backbone = replace(params.backbone, weights=weights, layers=(5, 8, 11))
-    rendered = {name: replace(one, n=300 if short else 1_200) for name, one in params.rendered.items()}
+    rendered = {name: replace(one, n=SCENES) for name, one in params.rendered.items()}
     return replace(_quick(params), backbone=backbone, rendered=rendered)
 
 

@@ -1,7 +1,7 @@
 """Token caches measured: reads, writes, memory, mixing, and what smaller tokens cost; one run, side by side.
 
     python -m benchmarks.token_cache            # about half an hour; writes benchmarks/token_cache.md and .json
-    python -m benchmarks.token_cache --short    # minutes; prints the same page, writes into build/ only
+    python -m benchmarks.token_cache --short    # minutes; without smaller tokens, and into build/ only
 
 Photos and trained weights come from the sample of real data ($NEURALOOD_REAL or ../shared/real) where it is there;
 without it, noise images and random weights stand in, and the PACS table is left out.
@@ -23,14 +23,14 @@ from benchmarks.timing import Ratio
 from benchmarks.writes import class_sorted_accuracy, measure_caching, measure_memory
 from neuralood.base.console import console, note
 from neuralood.base.records import write_json, write_text
-from neuralood.config import load_params
+from neuralood.config import Params, load_params
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SCRATCH = ROOT / "build" / "token_cache"
 
-FULL = {"reads": 6_144, "photos": 128, "memory": (1_000, 5_000, 20_000), "mixing": (50, 3), "repeats": 7}
-SHORT = {"reads": 2_048, "photos": 64, "memory": (1_000, 4_000), "mixing": (20, 3), "repeats": 5}
+FULL = {"reads": 8_192, "photos": 128, "memory": (1_000, 5_000, 20_000), "mixing": (50, 3), "repeats": 7}
+SHORT = {"reads": 4_096, "photos": 64, "memory": (1_000, 4_000), "mixing": (20, 3), "repeats": 5}
 
 Record = dict[str, Any]
 
@@ -56,23 +56,25 @@ def measure(sizes: Record, real: Path | None, *, short: bool) -> Record:
     note("caching")
     record["caching"] = measure_caching(clean(SCRATCH / "caching"), real, sizes["photos"], max(5, repeats - 2))
     note("memory")
-    record["memory"] = measure_memory(SCRATCH, sizes["memory"])
+    record["memory"] = measure_memory(SCRATCH, sizes["memory"], runs=2)
     note("mixing")
     seeds = [class_sorted_accuracy(*sizes["mixing"], seed) for seed in range(repeats)]
     record["mixing"] = {name: [one[name] for one in seeds] for name in seeds[0]}
-    note("smaller tokens")
-    record["smaller"] = {
-        "demo": smaller_tokens.measure(SCRATCH / "demo", smaller_tokens.demo_world(params, short=short))
-    }
-    if real is not None:
-        os.environ["NEURALOOD_DATA"] = str(real)
-        world = smaller_tokens.photos_world(ROOT / "profiles" / "photos.yaml", short=short)
-        if not short:
-            record["smaller"]["PACS photos"] = smaller_tokens.measure(SCRATCH / "photos", world)
+    record["smaller"] = {} if short else _measure_smaller(params, real)
     return {
         section: {name: asdict(value) if isinstance(value, Ratio) else value for name, value in figures.items()}
         for section, figures in record.items()
     }
+
+
+def _measure_smaller(params: Params, real: Path | None) -> Record:
+    note("smaller tokens")
+    found = {"demo": smaller_tokens.measure(SCRATCH / "demo", smaller_tokens.demo_world(params))}
+    if real is not None:
+        os.environ["NEURALOOD_DATA"] = str(real)
+        world = smaller_tokens.photos_world(ROOT / "profiles" / "photos.yaml")
+        found["PACS photos"] = smaller_tokens.measure(SCRATCH / "photos", world)
+    return found
 
 
 def page(record: Record, sizes: Record, seconds: float) -> str:
@@ -101,7 +103,7 @@ def page(record: Record, sizes: Record, seconds: float) -> str:
         "",
         "## Memory",
         "",
-        f"Peak anonymous memory (RssAnon), MB, random tokens of {TOKENS} x {WIDTH}.",
+        f"Peak anonymous memory (RssAnon), MB, mean of two processes each, random tokens of {TOKENS} x {WIDTH}.",
         "",
         *_memory(record["memory"]),
         "",

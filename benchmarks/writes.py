@@ -107,14 +107,17 @@ def probe_epoch(model: Probe, store: Store) -> None:
         model.step(cls, patches.on(CPU), truth)
 
 
-def measure_memory(folder: Path, counts: tuple[int, ...]) -> dict[str, dict[int, float]]:
-    """Peak anonymous memory (MB) of caching and of an epoch from the cache, each in a process of its own."""
+def measure_memory(folder: Path, counts: tuple[int, ...], runs: int) -> dict[str, dict[int, float]]:
+    """Peak anonymous memory (MB) of caching and of an epoch from the cache, mean over processes of their own."""
     found: dict[str, dict[int, float]] = {"caching": {}, "training epoch": {}}
     for count in counts:
         for what in found:
-            command = [sys.executable, "-m", "benchmarks.writes", what, str(count), str(clean(folder / "memory"))]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-            found[what][count] = json.loads(done.stdout)["peak_mb"]
+            peaks: list[float] = []
+            for _ in range(runs):
+                command = [sys.executable, "-m", "benchmarks.writes", what, str(count), str(clean(folder / "memory"))]
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+                peaks.append(json.loads(done.stdout)["peak_mb"])
+            found[what][count] = sum(peaks) / runs
     return found
 
 

@@ -1,1 +1,0 @@
-"""Token caches: every image of a set through the frozen backbone, once, whatever happens on the way."""
