@@ -76,7 +76,8 @@ def main(*, short: bool) -> None:
     started = time.monotonic()
     params, seeds, arms = load_params(), SHORT_SEEDS if short else SEEDS, SHORT_ARMS if short else tuple(ARMS)
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:  # training takes one thread
+    params = replace(params, runtime=replace(params.runtime, threads=1))  # a process a seed: more would wait in turn
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         list(pool.map(_run_seed, [replace(params, seed=seed) for seed in seeds], [arms] * len(seeds)))
     record, folder = compare(params, seeds, arms), SCRATCH if short else HERE
     write_json(folder / "demo_controls.json", record)
