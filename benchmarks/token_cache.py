@@ -30,7 +30,7 @@ ROOT = HERE.parent
 SCRATCH = ROOT / "build" / "token_cache"
 
 FULL = {"reads": 8_192, "photos": 128, "memory": (1_000, 5_000, 20_000), "mixing": (50, 3), "repeats": 7}
-SHORT = {"reads": 4_096, "photos": 64, "memory": (1_000, 4_000), "mixing": (20, 3), "repeats": 5}
+SHORT = {"reads": 4_096, "photos": 64, "memory": (1_000, 4_000), "mixing": (50, 3), "repeats": 5}
 
 Record = dict[str, Any]
 
