@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from neuralood.base.store import CONTENTS, open_store
 
 STORE, PARTIAL = Path("data/tokens/train.zarr"), Path("data/.partial/tokens")
-IMAGES, CHUNK = 120, 10
+IMAGES, CHUNK = 600, 10
 
 
 @pytest.fixture
