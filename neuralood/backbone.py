@@ -34,11 +34,17 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def transform(self) -> Callable[[Image.Image], Tensor]:
-        """PIL image -> 3 H W float tensor."""
+    def transform(self, *, cropped: bool = False, margin_px: int = 0) -> Callable[[Image.Image], Tensor]:
+        """PIL image -> 3 H W float tensor.
+
+        `cropped` images, as those of ImageNet-C, are seen whole: they are only resized, where their size differs.
+        `margin_px` pixels are cut off each side before anything else, as ObjectNet's red border.
+        """
         made: Callable[[Image.Image], Tensor] = timm.data.transforms_factory.create_transform(
             input_size=(3, self.image_size, self.image_size),
-            crop_pct=self.crop_pct,
+            crop_pct=1.0 if cropped else self.crop_pct,
+            crop_mode="squash" if cropped else "center",
+            crop_border_pixels=margin_px or None,
             interpolation=self.interpolation,
             mean=self.mean,
             std=self.std,

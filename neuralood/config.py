@@ -18,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 from neuralood.base import paths
 from neuralood.base.checking import Verify
 from neuralood.base.errors import UserError
+from neuralood.data.made.levels import LEVELS, level_problem
 from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
 
 STRICT = ConfigDict(strict=True, extra="forbid")
@@ -35,6 +36,37 @@ Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", 
 HighRois = Literal["shape", "texture", "noise"]
 Control = Literal["none", "shuffled", "untrained", "features"]
 Variant = Literal["bmfl", "concat", "image_only", "brain_only"]
+SPACES = {
+    "simulated": ("simulated",),
+    "algonauts2023": ("fsaverage",),
+    "nsd": ("fsaverage", "func1pt8mm"),
+    "imported": ("fsaverage", "func1pt8mm"),
+}
+"""Spaces that each source of fMRI has."""
+FileFormat = Literal[
+    "folders",
+    "algonauts2023",
+    "nsd",
+    "imagenet_folders",
+    "imagenet_flat",
+    "imagenet_parquet",
+    "imagenet_shards",
+    "imagenet_a",
+    "imagenet_r",
+    "imagenet_sketch",
+    "imagenet_v2",
+    "imagenet_c",
+    "imagenet_stylized",
+    "imagenet_cartoon",
+    "imagenet_drawing",
+    "imagenet_hard",
+    "objectnet",
+    "wnid_folders",
+]
+SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
+"""Formats whose reader tells the files of train and val in one folder apart by their names."""
+MEASURED_FORMATS = ("algonauts2023", "nsd")
+"""Formats of the images that a scanned person saw; all others are labelled sets."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,10 +90,20 @@ class Part:
 class FileSet:
     """One entry of `files`: images of the user's own below the data root."""
 
-    format: Literal["folders", "algonauts2023"]
+    format: FileFormat
     path: str
     part: Part | None = None
     exclude: tuple[str, ...] = ()
+    subject: Name | None = None
+    """Whose images they are: nsd only."""
+    labels: str | None = None
+    """Labels of a flat ImageNet val, below the data root: Kaggle's CSV, or the folder of the devkit."""
+    corruptions: tuple[str, ...] | None = None
+    """ImageNet-C only: the corruptions to take; all 15 where left out."""
+    severities: tuple[int, ...] | None = None
+    """ImageNet-C only: the severities to take; all 5 where left out."""
+    full_hash: bool = False
+    """Whether the contents of all files enter the fingerprint, rather than those of a sample."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -78,8 +120,9 @@ class MadeSet:
     """One entry of `made`: the images of another labelled set, transformed."""
 
     source: Name
-    transform: Literal["line_drawing", "cartoon"]
+    transform: str
     level: PositiveFloat
+    seed: Count
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -135,9 +178,16 @@ class SimulatedFmri:
 
 @dataclass(frozen=True, config=STRICT)
 class FmriFiles:
-    """One entry of `fmri.files`: a subject's folder below the data root."""
+    """One entry of `fmri.files`: a subject's folder (Algonauts 2023) or the top of NSD, below the data root."""
 
-    format: Literal["algonauts2023"]
+    format: Literal["algonauts2023", "nsd"]
+    path: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImportedEncoder:
+    """One entry of `fmri.imported`: the folder of an encoder trained elsewhere, below the data root."""
+
     path: str
 
 
@@ -145,14 +195,15 @@ class FmriFiles:
 class Fmri:
     """Where fMRI comes from, and how its images are split."""
 
-    source: Literal["simulated", "algonauts2023"]
+    source: Literal["simulated", "algonauts2023", "nsd", "imported"]
     subject: Name
-    space: Literal["simulated", "fsaverage"]
+    space: Literal["simulated", "fsaverage", "func1pt8mm"]
     ceiling_threshold: Annotated[float, Field(ge=0, lt=1)]
     validation: Share
     test: Share
     simulated: dict[Name, SimulatedFmri]
     files: dict[Name, FmriFiles]
+    imported: dict[Name, ImportedEncoder]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -313,7 +364,10 @@ def _set_problems(params: Params) -> list[str]:
 
 def _role_problems(params: Params) -> list[str]:
     problems = []
-    for name, role in (("nsd", "fmri"), ("train", "train"), ("val", "val")):
+    wanted = {"nsd": "fmri", "train": "train", "val": "val"}
+    if params.fmri.source == "imported":
+        del wanted["nsd"]
+    for name, role in wanted.items():
         if name not in params.sets:
             problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
     for name, image_set in params.sets.items():
@@ -348,13 +402,46 @@ def _source_problems(params: Params) -> list[str]:
             problems.append(f"made.{name}.source: {made.source} is no set of files or rendered")
         elif made.source == "nsd":
             problems.append(f"made.{name}.source: nsd has no labels")
+        problems += _transform_problems(name, made)
     for name, rendered in params.rendered.items():
         kind = {"nsd": "nsd", "train": "train"}.get(name, "test")
         if rendered.scenes != kind:
             problems.append(f"rendered.{name}.scenes: must be {kind} for this set, got {rendered.scenes}")
+    return problems + _format_problems(params)
+
+
+def _transform_problems(name: str, made: MadeSet) -> list[str]:
+    if made.transform not in LEVELS:
+        near = get_close_matches(made.transform, LEVELS, n=1)
+        hint = f", did you mean '{near[0]}'?" if near else f"; there are {', '.join(LEVELS)}"
+        return [f"made.{name}.transform: unknown transform '{made.transform}'{hint}"]
+    problem = level_problem(made.transform, made.level)
+    return [f"made.{name}.level: {problem}"] if problem else []
+
+
+def _format_problems(params: Params) -> list[str]:
+    """Options of an entry of `files` that its format does not know, or wants."""
+    problems = []
     for name, files in params.files.items():
-        if (files.format == "algonauts2023") != (name == "nsd"):
-            problems.append(f"files.{name}.format: algonauts2023 is for nsd, folders for labelled sets")
+        if (files.format in MEASURED_FORMATS) != (name == "nsd"):
+            problems.append(
+                f"files.{name}.format: {' and '.join(MEASURED_FORMATS)} are for nsd, all others for labelled sets"
+            )
+        for option, value, owner in (
+            ("subject", files.subject, "nsd"),
+            ("labels", files.labels, "imagenet_flat"),
+            ("corruptions", files.corruptions, "imagenet_c"),
+            ("severities", files.severities, "imagenet_c"),
+        ):
+            if value is not None and files.format != owner:
+                problems.append(f"files.{name}.{option}: only format {owner} has it, not {files.format}")
+        if files.format == "nsd" and files.subject != params.fmri.subject:
+            problems.append(f"files.{name}.subject: must be fmri.subject, {params.fmri.subject}, got {files.subject}")
+        if files.format == "imagenet_flat" and files.labels is None:
+            problems.append(f"files.{name}.labels: missing; a flat val has its labels in Kaggle's CSV or the devkit")
+        for key, path in (("path", files.path), ("labels", files.labels or "")):
+            if ".." in Path(path).parts:
+                problems.append(f"files.{name}.{key}: {path} leaves {paths.DATA_ROOT_VARIABLE}; remove the '..'")
     return problems
 
 
@@ -364,7 +451,8 @@ def _overlap_problems(params: Params) -> list[str]:
     entries = sorted(params.files.items())
     for index, (name, files) in enumerate(entries):
         for other, more in entries[index + 1 :]:
-            if Path(files.path) != Path(more.path):
+            splits = {name, other} == {"train", "val"} and files.format == more.format in SPLIT_FORMATS
+            if Path(files.path) != Path(more.path) or splits:
                 continue
             if not _complementary(files.part, more.part):
                 problems.append(
@@ -382,17 +470,37 @@ def _complementary(one: Part | None, other: Part | None) -> bool:
 
 def _fmri_problems(params: Params) -> list[str]:
     fmri, problems = params.fmri, []
-    subjects = [*fmri.simulated, *fmri.files]
+    subjects = [*fmri.simulated, *fmri.files, *fmri.imported]
     if subjects != [fmri.subject]:
         problems.append(
-            "fmri.subject: wants exactly one entry of its name in fmri.simulated or fmri.files, "
+            "fmri.subject: wants exactly one entry of its name in fmri.simulated, fmri.files or fmri.imported, "
             f"got {fmri.subject} and entries {subjects}"
         )
     formats = ["simulated" for _ in fmri.simulated] + [files.format for files in fmri.files.values()]
+    formats += ["imported" for _ in fmri.imported]
     if formats and fmri.source not in formats:
         problems.append(f"fmri.source: is {fmri.source}, but the entry given is {formats[0]}")
-    if (fmri.source == "simulated") != (fmri.space == "simulated"):
-        problems.append(f"fmri.space: {fmri.space} does not go with fmri.source {fmri.source}")
+    spaces = {
+        "simulated": ("simulated",),
+        "algonauts2023": ("fsaverage",),
+        "nsd": ("fsaverage", "func1pt8mm"),
+        "imported": ("simulated", "fsaverage", "func1pt8mm"),
+    }[fmri.source]
+    if fmri.space not in spaces:
+        problems.append(
+            f"fmri.space: {fmri.space} does not go with fmri.source {fmri.source}; {' or '.join(spaces)} does"
+        )
+    if "nsd" in params.files and fmri.source != params.files["nsd"].format:
+        problems.append(f"files.nsd.format: is {params.files['nsd'].format}, but fmri.source is {fmri.source}")
+    if fmri.source == "imported" and params.encoder.control != "none":
+        problems.append(
+            f"encoder.control: {params.encoder.control} trains an encoder here; an imported one keeps its own control"
+        )
+    for name, encoder in fmri.imported.items():
+        if ".." in Path(encoder.path).parts:
+            problems.append(f"fmri.imported.{name}.path: {encoder.path} leaves {paths.DATA_ROOT_VARIABLE}; no '..'")
+    if fmri.imported and "nsd" in params.sets:
+        problems.append("sets.nsd: an imported encoder was trained elsewhere; remove the set and its images")
     for subject, simulated in fmri.simulated.items():
         if simulated.scenes != "nsd" or "nsd" not in params.rendered:
             problems.append(f"fmri.simulated.{subject}.scenes: must be nsd, and nsd must be in rendered")
@@ -440,6 +548,7 @@ def _path_problems(params: Params) -> list[str]:
     }
     if not paths.FMRI_MANIFEST.exists():
         wanted |= {f"fmri.files.{name}.path": files.path for name, files in params.fmri.files.items()}
+        wanted |= {f"fmri.imported.{name}.path": encoder.path for name, encoder in params.fmri.imported.items()}
     if not all(paths.tokens(name).exists() for name in params.sets):
         wanted |= {"backbone.weights": params.backbone.weights}
     if params.encoder.control == "features":

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
@@ -96,6 +97,20 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
+def copy_project(folder: Path) -> YAML:
+    """The project's committed and changed files, copied into a Git repository of their own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/", "metrics/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    return YAML()
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The sample of real data; tests that use it are marked `real`."""
@@ -108,7 +123,7 @@ def real() -> Path:
 def as_yaml(params: Any) -> dict[str, Any]:
     """Parsed params as YAML would hold them: tuples as lists, options that were left out not there."""
     record: dict[str, Any] = json.loads(json.dumps(asdict(params)))
-    for section, left_out in (("sets", (None,)), ("files", (None, []))):
+    for section, left_out in (("sets", (None,)), ("files", (None, [], False))):
         for name, entry in record[section].items():
             record[section][name] = {key: value for key, value in entry.items() if value not in left_out}
     return record

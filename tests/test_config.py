@@ -15,7 +15,7 @@ from neuralood.config import load_params
 SHIPPED = [ROOT / "params.yaml", *sorted((ROOT / "profiles").glob("*.yaml"))]
 
 
-def key_tree(content, free=("sets", "files", "rendered", "made", "simulated")):
+def key_tree(content, free=("sets", "files", "rendered", "made", "simulated", "imported")):
     """Keys at every depth, but for sections whose keys are names of the user's own."""
     if not isinstance(content, dict):
         return None
@@ -198,6 +198,7 @@ def test_no_number_may_be_infinite_or_not_a_number(project, key, value):
 
 
 FOLDER = {"format": "folders", "path": "photos"}
+MADE = {"source": "val", "transform": "cartoon", "level": 1.0, "seed": 0}
 FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
 
 
@@ -218,24 +219,41 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
         ({"sets.edges": DELETE, "evaluation.ood_mean": []}, r"rendered\.edges: is not in `sets`"),
         ({"files.photos": FOLDER}, r"files\.photos: is not in `sets`"),
         (
-            {"rendered.edges": DELETE, "made.edges": {"source": "vla", "transform": "cartoon", "level": 1.0}},
+            {
+                "rendered.edges": DELETE,
+                "made.edges": {**MADE, "source": "vla"},
+            },
             r"made\.edges\.source: vla is no set of files or rendered",
         ),
         (
-            {"rendered.edges": DELETE, "made.edges": {"source": "edges", "transform": "cartoon", "level": 1.0}},
+            {
+                "rendered.edges": DELETE,
+                "made.edges": {**MADE, "source": "edges"},
+            },
             r"made\.edges\.source: edges is no set of files or rendered",
         ),
         (
-            {"rendered.edges": DELETE, "made.edges": {"source": "nsd", "transform": "cartoon", "level": 1.0}},
+            {
+                "rendered.edges": DELETE,
+                "made.edges": {**MADE, "source": "nsd"},
+            },
             r"made\.edges\.source: nsd has no labels",
+        ),
+        (
+            {"rendered.edges": DELETE, "made.edges": {**MADE, "transform": "carton"}},
+            r"made\.edges\.transform: unknown transform 'carton', did you mean 'cartoon'\?",
+        ),
+        (
+            {"rendered.edges": DELETE, "made.edges": {**MADE, "transform": "fog", "level": 2.5}},
+            r"made\.edges\.level: fog wants a whole number from 1 to 5",
         ),
         ({"rendered.val.scenes": "train"}, r"rendered\.val\.scenes: must be test for this set, got train"),
         ({"rendered.train.scenes": "test"}, r"rendered\.train\.scenes: must be train for this set, got test"),
         (
             {"rendered.val": DELETE, "files.val": {**FOLDER, "format": "algonauts2023"}},
-            r"files\.val\.format: algonauts2023 is for nsd",
+            r"files\.val\.format: algonauts2023 and nsd are for nsd",
         ),
-        ({"rendered.nsd": DELETE, "files.nsd": FOLDER}, r"files\.nsd\.format: algonauts2023 is for nsd"),
+        ({"rendered.nsd": DELETE, "files.nsd": FOLDER}, r"files\.nsd\.format: algonauts2023 and nsd are for nsd"),
         (
             {"rendered.val": DELETE, "rendered.train": DELETE, "files.val": FOLDER, "files.train": FOLDER},
             r"files\.val\.path: is also files\.train\.path; give one `part: \{take: first, fraction: f\}`",
@@ -285,6 +303,40 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
             },
             r"rendered\.nsd: is drawn, but fmri\.files was measured on other images",
         ),
+        (
+            {"fmri.simulated": {}, "fmri.source": "imported"},
+            r"fmri\.subject: wants .* fmri\.imported, got .* entries \[\]",
+        ),
+        (
+            {
+                "fmri.simulated": {},
+                "fmri.source": "imported",
+                "fmri.space": "fsaverage",
+                "fmri.imported": {"subj01": {"path": "encoders/subj01"}},
+            },
+            r"sets\.nsd: an imported encoder was trained elsewhere; remove the set",
+        ),
+        (
+            {"rendered.nsd": DELETE, "files.nsd": {**FOLDER, "format": "nsd", "subject": "subj02"}},
+            r"files\.nsd\.subject: must be fmri\.subject, subj01, got subj02",
+        ),
+        (
+            {"rendered.nsd": DELETE, "files.nsd": {**FOLDER, "format": "nsd", "subject": "subj01"}},
+            r"files\.nsd\.format: is nsd, but fmri\.source is simulated",
+        ),
+        (
+            {"rendered.val": DELETE, "files.val": {**FOLDER, "severities": [3]}},
+            r"files\.val\.severities: only format imagenet_c has it, not folders",
+        ),
+        (
+            {"rendered.val": DELETE, "files.val": {**FOLDER, "format": "imagenet_flat"}},
+            r"files\.val\.labels: missing; a flat val has its labels in Kaggle's CSV or the devkit",
+        ),
+        (
+            {"rendered.val": DELETE, "files.val": {**FOLDER, "path": "../photos"}},
+            r"files\.val\.path: \.\./photos leaves NEURALOOD_DATA",
+        ),
+        ({"fmri.space": "func1pt8mm"}, r"fmri\.space: func1pt8mm does not go with fmri\.source simulated"),
         ({"fmri.validation": 0.6, "fmri.test": 0.4}, r"fmri\.validation, fmri\.test: leave nothing to train on"),
         ({"demo.reliability": [0.6, 0.3]}, r"demo\.reliability: wants low, high, got \[0\.6, 0\.3\]"),
         ({"encoder.heads": 5}, r"encoder\.heads: 5 does not divide encoder\.width 64"),

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from ruamel.yaml import YAML
+from conftest import copy_project
 
 from neuralood.base.store import CONTENTS, open_store
 
@@ -21,22 +20,13 @@ IMAGES, CHUNK = 600, 10
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The project's committed and changed files in a Git repository of their own, with a small train set."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "benchmarks/", "metrics/")):
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    yaml = YAML()
+    """The project in a Git repository of its own, with a small train set."""
+    yaml = copy_project(tmp_path)
     params = yaml.load(tmp_path / "params.yaml")
     params["rendered"]["train"]["n"] = IMAGES
     params["cache"] |= {"chunk": CHUNK, "batch_size": 5}
     params["runtime"] |= {"threads": 1, "progress": False}
     yaml.dump(params, tmp_path / "params.yaml")
-    (tmp_path / "dvc.lock").unlink(missing_ok=True)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     return tmp_path
 
 

@@ -67,8 +67,21 @@ def test_no_exif_rotation(tmp_path: Path) -> None:
 
 
 def test_content_decides_not_the_extension(tmp_path: Path) -> None:
-    picture().save(tmp_path / "a.jpg", format="PNG")
-    assert (pixels(tmp_path / "a.jpg") == np.asarray(picture())).all()
+    for name in ("a.jpg", "n02105855_2933.JPEG"):  # ImageNet's train has this one
+        picture().save(tmp_path / name, format="PNG")
+        assert (pixels(tmp_path / name) == np.asarray(picture())).all()
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_jpegs_of_imagenet_that_are_not_rgb(tmp_path: Path, mode: str) -> None:
+    image = picture(size=(40, 30)).resize((80, 60), Image.Resampling.BICUBIC).convert(mode)
+    image.save(tmp_path / "n01739381_1309.JPEG", quality=95)
+    with Image.open(tmp_path / "n01739381_1309.JPEG") as saved:
+        assert saved.mode == mode
+    found = pixels(tmp_path / "n01739381_1309.JPEG").astype(int)
+    assert np.abs(found - np.asarray(image.convert("RGB"))).mean() < 12
+    if mode == "L":
+        assert (found[:, :, 0] == found[:, :, 2]).all()
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])

@@ -1,18 +1,26 @@
 """Folders become manifests; what is odd about a folder is said in a line that names it."""
 
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers_data import files_params, in_project, picture, real_data, write_classes, write_nsd_images
+from helpers_imagenet import write_parquet
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.config import Part
-from neuralood.data.files import Listed
+from neuralood.data import files
+from neuralood.data.files import Listed, Listing, fingerprint_listing
 from neuralood.data.index import _share, index_set, made_manifest, rendered_manifest
 from neuralood.data.manifest import read_manifest, write_manifest
 from neuralood.demo.render import render_labelled, render_nsd
@@ -171,13 +179,16 @@ def test_first_and_rest_are_all(counts: list[int], fraction: float, seed: int) -
     labels = np.repeat(np.arange(len(counts)), counts)
     listed = [Listed(str(index), 1, int(label)) for index, label in enumerate(labels)]
     names = [str(label) for label in range(len(counts))]
-    first = _share(listed, names, Part("first", fraction), seed, "pets")
-    rest = _share(listed, names, Part("rest", fraction), seed, "pets")
+    found = Listing(tuple(listed), tuple(names), sources=tuple(f"source/{image.path}" for image in listed))
+    parts = [_share(found, Part(take, fraction), seed, "pets") for take in ("first", "rest")]
+    first, rest = (part.images for part in parts)
     assert sorted([*first, *rest]) == sorted(listed)
-    for label, count in enumerate(counts):
+    for part in parts:
+        assert part.sources == tuple(f"source/{image.path}" for image in part.images)
+    for label, n_images in enumerate(counts):
         shared = [sum(image.label == label for image in part) for part in (first, rest)]
-        assert min(shared) >= 1 or count == 1
-        assert abs(shared[0] - fraction * count) <= 1
+        assert min(shared) >= 1 or n_images == 1
+        assert abs(shared[0] - fraction * n_images) <= 1
 
 
 def test_algonauts_images(root: Path) -> None:
@@ -222,9 +233,110 @@ def test_made_manifest_copies_labels_and_sources(root: Path) -> None:
     write_classes(root / "pets", {"cat": 1, "dog": 1})
     source = index_set("train", files_params(root, train={"path": "pets"}))
     write_classes(paths.made("drawn"), {"cat": 1, "dog": 1})
-    made = made_manifest("drawn", source, ["cat/000.png", "dog/000.png"])
+    made = made_manifest("drawn", source, ["cat/000.png", "dog/000.png"], cropped=False)
     assert (made.labels, made.sources, made.classes) == (source.labels, source.sources, source.classes)
     assert (made.root, made.folder) == ("project", "data/made/drawn")
+
+
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(root: Path) -> None:
+    write_classes(root / "pets", {"cat": 1})
+    manifest = index_set("train", files_params(root, train={"path": "pets"}))
+    place = write_manifest(manifest)
+    whole = json.loads(place.read_text())
+    outside = ("../secret.png", "cat/../../secret.png", "/etc/secret.png", "a.tar::0+9/../../b", "../a.hdf5::3")
+    for change in (*({"paths": [path]} for path in outside), {"folder": "/etc"}, {"folder": "pets/../.."}):
+        place.write_text(json.dumps({**whole, **change}))
+        with pytest.raises(UserError, match=r"train\.json: .* leads out of the set's folder"):
+            read_manifest("train")
+    place.write_text(json.dumps({**whole, "paths": ["cat/a..b.png"]}))
+    assert read_manifest("train").paths == ("cat/a..b.png",)
+
+
+def test_a_manifest_that_lacks_something_is_damaged(root: Path) -> None:
+    write_classes(root / "pets", {"cat": 1})
+    place = write_manifest(index_set("train", files_params(root, train={"path": "pets"})))
+    whole = json.loads(place.read_text())
+    for record in ({**whole, "labels": None}, {**whole, "extra": 1}, {key: whole[key] for key in ("paths", "labels")}):
+        place.write_text(json.dumps(record))
+        with pytest.raises(UserError, match=r"train\.json is damaged .*dvc repro"):
+            read_manifest("train")
+
+
+def test_sources_that_say_nothing_are_not_stored(root: Path) -> None:
+    write_classes(root / "pets", {"cat": 2})
+    manifest = index_set("train", files_params(root, train={"path": "pets"}))
+    assert json.loads(write_manifest(manifest).read_text())["sources"] is None
+    assert read_manifest("train") == manifest
+    other = replace(manifest, sources=("scene/1", "scene/1"))
+    assert json.loads(write_manifest(other).read_text())["sources"] == ["scene/1", "scene/1"]
+    assert read_manifest("train") == other
+
+
+def test_contents_of_all_files_count_on_request(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SAMPLED_FILES", 1)
+    folder = write_classes(root / "pets", {"cat": 4})
+
+    def fingerprint(full: bool) -> str:
+        entry = {"path": "pets", **({"full_hash": True} if full else {})}
+        return index_set("train", files_params(root, train=entry)).fingerprint
+
+    sampled, full = fingerprint(False), fingerprint(True)
+    changed = 0
+    for file in sorted(folder.rglob("*.png")):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + b"x")
+        assert fingerprint(True) != full
+        changed += fingerprint(False) != sampled
+        file.write_bytes(content)
+    assert changed == 1
+    assert (fingerprint(False), fingerprint(True)) == (sampled, full)
+
+
+def test_the_fingerprint_reads_images_inside_containers(tmp_path: Path) -> None:
+    def fingerprint(*contents: bytes) -> str:
+        file = write_parquet(tmp_path / "a.parquet", [(0, content, "") for content in contents])
+        rows = tuple(Listed(f"a.parquet::{row}", 5, 0) for row in range(len(contents)))
+        os.utime(file, ns=(next(times), next(times)))
+        return fingerprint_listing(tmp_path, Listing(rows, ("cat",)))
+
+    times = count(1)
+    one = fingerprint(b"a", b"b")
+    assert fingerprint(b"a", b"b") == one
+    assert fingerprint(b"a", b"c") != one
+    assert fingerprint(b"b", b"a") != one
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_a_listing(tmp_path: Path) -> None:
+    names = [f"{number}.bin" for number in range(12)]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    listed = [Listed(name, len(name), 0) for name in names]
+    ways = {fingerprint_listing(tmp_path, Listing(tuple(way), ("a",))) for way in (listed, listed[::-1])}
+    assert len(ways) == 1
+
+
+@pytest.mark.slow
+def test_200_000_files_are_listed_in_a_minute_and_a_gigabyte(root: Path) -> None:
+    content = picture().tobytes()
+    for label in range(1000):
+        folder = root / "many" / f"c{label:03d}"
+        folder.mkdir(parents=True)
+        for number in range(200):
+            (folder / f"{number:05d}.JPEG").write_bytes(content)
+    files_params(root, train={"path": "many"})
+    code = (
+        "import resource, time; from pathlib import Path; started = time.monotonic();"
+        "from neuralood.config import load_params; from neuralood.data.index import index_set;"
+        "from neuralood.data.manifest import read_manifest, write_manifest;"
+        "manifest = index_set('train', load_params(Path('data/raw/changed-params.yaml')));"
+        "write_manifest(manifest); assert read_manifest('train') == manifest;"
+        "print(len(manifest), time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    images, seconds, gigabytes = (float(word) for word in done.stdout.split())
+    assert images == 200_000
+    assert seconds < 60
+    assert gigabytes < 1
 
 
 @pytest.mark.real

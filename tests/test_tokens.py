@@ -591,7 +591,7 @@ def loader_that_fails(monkeypatch, message):
         raise RuntimeError(message)
 
     monkeypatch.setattr(decode, "DataLoader", load)
-    return decode.decoded_batches([], Stub(), [], CPU, 2)
+    return decode.decoded_batches(SimpleNamespace(cropped=False, margin_px=0), Stub(), [], CPU, 2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,12 +28,24 @@ LOG_INTERVAL_S = 30.0
 """Seconds between two plain progress lines where stderr is no terminal."""
 
 _progress_shown = True
+_collected: list[str] | None = None
 
 
 def show_progress(shown: bool) -> None:
     """Switch all progress output on or off (`runtime.progress`)."""
     global _progress_shown
     _progress_shown = shown
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """What `warn` says while the context lasts, in a list; nothing of it, nor of `note`, is shown."""
+    global _collected
+    _collected, before = [], _collected
+    try:
+        yield _collected
+    finally:
+        _collected = before
 
 
 class _Rate(ProgressColumn):
@@ -82,11 +95,15 @@ def _track_lines(items: Iterable[T], description: str, total: int) -> Iterator[T
 
 def note(message: str) -> None:
     """One plain line."""
-    console.print(escape(message))
+    if _collected is None:
+        console.print(escape(message))
 
 
 def warn(message: str) -> None:
     """One line that asks for a look."""
+    if _collected is not None:
+        _collected.append(message)
+        return
     console.print(f"[yellow]warning:[/] {escape(message)}")
 
 

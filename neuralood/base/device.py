@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from typing import NamedTuple
 
 import torch
 
@@ -30,6 +31,22 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class GraphicsCard(NamedTuple):
+    """A CUDA device: its name, memory in bytes, and whether it computes in bfloat16."""
+
+    name: str
+    nbytes: int
+    bfloat16: bool
+
+
+def graphics_card(device: torch.device) -> GraphicsCard | None:
+    """What a CUDA device is; None for any other."""
+    if device.type != "cuda":
+        return None
+    card = torch.cuda.get_device_properties(device)
+    return GraphicsCard(card.name, card.total_memory, torch.cuda.is_bf16_supported())
 
 
 def autocast(device: torch.device, dtype: str) -> torch.autocast:

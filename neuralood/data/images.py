@@ -1,11 +1,13 @@
 """Any image file as the RGB picture that a person sees in it."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from neuralood.base.errors import UserError
+from neuralood.data.containers import container_of, read_member
 from neuralood.data.files import require_content
 
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -40,12 +42,13 @@ def read_image(file: Path) -> Image.Image:
     """Decode an image by its content into RGB, H W 3 of 8 bits.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, the first frame of
-    an animation is taken, and the EXIF orientation is not applied. Raises UserError, naming file and remedy,
-    where the file is missing, empty, a Git LFS pointer, no image, truncated, or of absurd size.
+    an animation is taken, and the EXIF orientation is not applied. `file` may be PATH::MEMBER, an image inside a
+    container. Raises UserError, naming file and remedy, where the file is missing, empty, a Git LFS pointer, no
+    image, truncated, or of absurd size.
     """
-    require_content(file)
+    require_content(container_of(file))
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with _opened(file) as image:
             image.load()
             return _as_rgb(image)
     except UnidentifiedImageError:
@@ -66,6 +69,14 @@ def is_image(file: Path) -> bool:
         return True  # too large, which reading it will say
     except UNREADABLE:
         return False
+
+
+def _opened(file: Path) -> Image.Image:
+    """The image, its pixels most often not decoded yet."""
+    if container_of(file) == file:
+        return Image.open(file, formats=FORMATS)
+    content = read_member(file)
+    return Image.open(io.BytesIO(content), formats=FORMATS) if isinstance(content, bytes) else Image.fromarray(content)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

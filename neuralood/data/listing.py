@@ -3,15 +3,22 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from fnmatch import translate
 from pathlib import Path
 from typing import NamedTuple
 
+from neuralood.base.console import track
 from neuralood.base.errors import UserError
+from neuralood.config import FileSet
 from neuralood.data.images import EXTENSIONS, is_image
 
 LITTER = frozenset(("thumbs.db", "desktop.ini", "__macosx"))
 """What file managers leave behind, in lower case; hidden files are skipped as well."""
+
+SCANNERS = 8
+"""Class folders that are listed at a time: on a network disk each file's size is one answer to wait for."""
 
 MOST_SHOWN = 200
 """Lines of one message."""
@@ -22,6 +29,18 @@ class Found(NamedTuple):
 
     path: str
     size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader of a format is asked for: the set, its entry in `files`, and the folder that this means."""
+
+    name: str
+    entry: FileSet
+    folder: Path
+    excluded: "Exclusion"
+    key: str
+    """files.NAME.path, for messages."""
 
 
 class Exclusion:
@@ -47,25 +66,35 @@ class Exclusion:
         return [pattern for pattern in self._compiled if pattern in self._unused]
 
 
+def top_level(folder: Path, excluded: Exclusion, key: str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files right in `folder`, sorted as strings, without hidden files and litter."""
+    entries = [entry for entry in _entries(folder, "", key) if not excluded.covers(entry.name)]
+    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    return folders, sorted(entry.name for entry in entries if not entry.is_dir())
+
+
 def class_folders(folder: Path, excluded: Exclusion, key: str) -> list[str]:
     """Names of the class folders in `folder`, sorted as strings.
 
     `key` names the path in params.yaml for messages. Raises UserError where there are none, where they are
     the splits of a dataset rather than classes, or where images lie beside them.
     """
-    entries = [entry for entry in _entries(folder, "", key) if not excluded.covers(entry.name)]
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    files = sorted(entry.name for entry in entries if not entry.is_dir())
+    classes, files = top_level(folder, excluded, key)
     if not classes:
         found = f"{len(files)} files such as {files[0]}" if files else "nothing"
         raise UserError(f"{folder} ({key}) holds no class folders: expected one folder a class, found {found}")
     splits = {"train", "training", "val", "valid", "validation", "test"}
     if splits.issuperset(name.lower() for name in classes):
         raise UserError(f"{folder} ({key}) holds {', '.join(classes)}, not classes: let the path go one level deeper")
+    require_none_loose(folder, files, key)
+    return classes
+
+
+def require_none_loose(folder: Path, files: Sequence[str], key: str) -> None:
+    """Raise UserError where there are images among the files beside class folders."""
     loose = [name for name in files if Path(name).suffix.lower() in EXTENSIONS]
     if loose:
-        raise UserError(_lines(f"{folder} ({key}): images beside the class folders, move or exclude them:", loose))
-    return classes
+        raise UserError(lines(f"{folder} ({key}): images beside the class folders, move or exclude them:", loose))
 
 
 def scan_images(folder: Path, below: Sequence[str], excluded: Exclusion, key: str) -> dict[str, list[Found]]:
@@ -74,32 +103,41 @@ def scan_images(folder: Path, below: Sequence[str], excluded: Exclusion, key: st
     A file with an image extension is taken as it is; any other must begin as an image does. Raises UserError
     that names every file which is no image (or a broken link), and every sub-folder without images.
     """
-    found: dict[str, list[Found]] = {name: [] for name in below}
+    found: dict[str, list[Found]] = {}
     strays: list[str] = []
-    for name in below:
-        for entry, path in _walk(folder, name, excluded, key):
-            if not entry.is_file():
-                strays.append(f"{path} (broken link)")
-            elif os.path.splitext(path)[1].lower() in EXTENSIONS or is_image(Path(entry.path)):
-                found[name].append(Found(path, entry.stat().st_size))
-            else:
-                strays.append(path)
-        found[name].sort()
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        scans = pool.map(lambda name: _scan(folder, name, excluded, key), below)
+        for name, (images, odd) in zip(below, track(scans, f"listing {folder.name}", len(below)), strict=True):
+            found[name] = images
+            strays += odd
     if strays:
-        remedy = f"move these files away, or name them (or a pattern) in {_exclude_key(key)}:"
-        raise UserError(_lines(f"{folder} ({key}) holds what is no image; {remedy}", sorted(strays)))
+        remedy = f"move these files away, or name them (or a pattern) in {exclude_key(key)}:"
+        raise UserError(lines(f"{folder} ({key}) holds what is no image; {remedy}", sorted(strays)))
     empty = [name for name, images in found.items() if not images]
     if empty:
-        remedy = f"fill it, or name the folder itself in {_exclude_key(key)}:"
-        raise UserError(_lines(f"{folder} ({key}) has a folder without images; {remedy}", empty))
+        remedy = f"fill it, or name the folder itself in {exclude_key(key)}:"
+        raise UserError(lines(f"{folder} ({key}) has a folder without images; {remedy}", empty))
     return found
+
+
+def _scan(folder: Path, name: str, excluded: Exclusion, key: str) -> tuple[list[Found], list[str]]:
+    """Images in one sub-folder, sorted, and what is no image."""
+    images, strays = [], []
+    for entry, path in _walk(folder, name, excluded, key):
+        if not entry.is_file():
+            strays.append(f"{path} (broken link)")
+        elif os.path.splitext(path)[1].lower() in EXTENSIONS or is_image(Path(entry.path)):
+            images.append(Found(path, entry.stat().st_size))
+        else:
+            strays.append(path)
+    return sorted(images), strays
 
 
 def require_used(excluded: Exclusion, folder: Path, key: str) -> None:
     """Raise UserError for patterns that left nothing out: most likely a typing error."""
     if excluded.unused:
         shown = ", ".join(excluded.unused)
-        raise UserError(f"{_exclude_key(key)}: {shown} matches nothing in {folder}; correct or remove it")
+        raise UserError(f"{exclude_key(key)}: {shown} matches nothing in {folder}; correct or remove it")
 
 
 def _walk(folder: Path, path: str, excluded: Exclusion, key: str) -> Iterator[tuple[os.DirEntry[str], str]]:
@@ -133,11 +171,13 @@ def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
-def _exclude_key(key: str) -> str:
+def exclude_key(key: str) -> str:
+    """The key in params.yaml of what is left out."""
     return f"{key.removesuffix('.path')}.exclude"
 
 
-def _lines(headline: str, names: Sequence[str]) -> str:
+def lines(headline: str, names: Sequence[str]) -> str:
+    """A message with a line for each name."""
     shown = list(names[:MOST_SHOWN])
     if len(names) > MOST_SHOWN:
         shown.append(f"... and {len(names) - MOST_SHOWN} more")

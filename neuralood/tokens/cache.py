@@ -99,7 +99,7 @@ def _fill(
     missing = missing_rows(store, manifest)
     encode = TokenEncoder(backbone, settings, device)
     batches = _batch_rows(missing, encode.batch_size, store.chunk)
-    loader = decoded_batches(manifest.image_files(), backbone, batches, device, workers)
+    loader = decoded_batches(manifest, backbone, batches, device, workers)
     steps = console.track(loader, f"tokens of {manifest.set_name} (batches)", len(batches))
     holes = set(np.unique(np.flatnonzero(~np.isin(np.arange(store.images), missing)) // store.chunk).tolist())
     bad: list[str] = []

@@ -2,28 +2,36 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neuralood.backbone import FrozenBackbone
+from neuralood.backbone import Preprocessing
 from neuralood.base.device import pins_memory
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
 from neuralood.data.images import read_image
+from neuralood.data.manifest import Manifest
 from neuralood.tokens.unfinished import stamp_of
 
 
+class Preprocessed(Protocol):
+    """A network that says how images become its pixels."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Resize, crop, normalise."""
+
+
 def decoded_batches(
-    files: list[Path], backbone: FrozenBackbone, batches: list[list[int]], device: torch.device, workers: int
+    manifest: Manifest, backbone: Preprocessed, batches: list[list[int]], device: torch.device, workers: int
 ) -> Iterator["Batch"]:
     """Decoded batches, in order, from `workers` processes (0: this one)."""
     loader: DataLoader[Any] = DataLoader(
-        _Images(files, backbone),
+        _Images(manifest, backbone),
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
@@ -58,13 +66,14 @@ class Batch:
 class _Images(Dataset[tuple[int, Tensor | str, Array]]):
     """Row -> row, pixels (or why there are none), file stamp."""
 
-    def __init__(self, files: list[Path], backbone: FrozenBackbone) -> None:
-        self.files = files
-        self.transform = backbone.preprocessing.transform()
+    def __init__(self, manifest: Manifest, backbone: Preprocessed) -> None:
+        self.manifest = manifest
+        self.transform = backbone.preprocessing.transform(cropped=manifest.cropped, margin_px=manifest.margin_px)
 
     def __getitem__(self, row: int) -> tuple[int, Tensor | str, Array]:
+        file = self.manifest.image_file(row)
         try:
-            return row, self.transform(read_image(self.files[row])), stamp_of(self.files[row])
+            return row, self.transform(read_image(file)), stamp_of(file)
         except UserError as error:
             return row, str(error), np.zeros(2, np.int64)
 

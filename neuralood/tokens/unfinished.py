@@ -26,6 +26,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import write_whole
 from neuralood.base.store import Array, decode_ids, encode_ids, open_arrays
 from neuralood.base.writing import ArraySpec, create_store, require_space, write_rows
+from neuralood.data.containers import container_of
 from neuralood.data.manifest import Manifest
 
 MAY_DIFFER = ("dataset", "versions")
@@ -170,13 +171,13 @@ def resume_chunks(partial: Path, name: str, spec: ArraySpec, attributes: dict[st
 
 def missing_rows(store: Unfinished, manifest: Manifest) -> Array:
     """Rows of the images that are not stored, or whose files changed since."""
-    stamps, files = store.stamps(), manifest.image_files()
+    stamps, images = store.stamps(), len(manifest)
     missing = stamps[:, 0] == 0
-    for row in np.flatnonzero(~missing):
-        missing[row] = not np.array_equal(stamps[row], stamp_of(files[row]))
+    for row in np.flatnonzero(~missing).tolist():
+        missing[row] = not np.array_equal(stamps[row], stamp_of(manifest.image_file(row)))
     left = int(np.count_nonzero(missing))
-    if left < len(files):
-        console.note(f"going on: {len(files) - left} of {len(files)} images of {manifest.set_name} are stored already")
+    if left < images:
+        console.note(f"going on: {images - left} of {images} images of {manifest.set_name} are stored already")
     return np.flatnonzero(missing)
 
 
@@ -187,9 +188,12 @@ def discard(partial: Path) -> None:
 
 
 def stamp_of(file: Path) -> Array:
-    """Size in bytes and modification time in ns of a file: equal stamps, same image; zeros where it is gone."""
+    """Size in bytes and modification time in ns of a file (of its container, for an image inside one).
+
+    Equal stamps, same image; zeros where it is gone.
+    """
     try:
-        stat = file.stat()
+        stat = container_of(file).stat()
     except OSError:
         return np.zeros(2, np.int64)
     return np.array([stat.st_size, stat.st_mtime_ns], np.int64)

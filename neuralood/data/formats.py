@@ -1,0 +1,20 @@
+"""Every format of `files`: the reader that turns a folder into a listing of images."""
+
+from collections.abc import Callable
+
+from neuralood.data.algonauts import images as algonauts_images
+from neuralood.data.files import Listing
+from neuralood.data.folders import list_folders
+from neuralood.data.imagenet import layouts as imagenet
+from neuralood.data.imagenet import ood
+from neuralood.data.listing import Request
+from neuralood.data.nsd import images as nsd_images
+
+READERS: dict[str, Callable[[Request], Listing]] = {
+    "folders": list_folders,
+    "algonauts2023": algonauts_images.list_images,
+    "nsd": nsd_images.list_images,
+    **imagenet.READERS,
+    **ood.READERS,
+}
+"""Name of a format in params.yaml -> its reader."""
