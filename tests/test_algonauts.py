@@ -9,8 +9,10 @@ from helpers_data import FSAVERAGE, IMAGES, LFS, LH, RH, save, write_subject
 
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
-from neuralood.data import algonauts
-from neuralood.data.algonauts import check_finite, read_subject
+from neuralood.data.algonauts import subject as algonauts
+from neuralood.data.algonauts.subject import check_finite, read_subject, shape_problem
+from neuralood.data.fmri import aligned
+from neuralood.data.subject import TEST, TRAIN
 
 FMRI = "training_split/training_fmri/{}_training_fmri.npy"
 CEILING = "test_split/noise_ceiling/{}_noise_ceiling.npy"
@@ -116,3 +118,116 @@ def test_values_that_are_not_finite(folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_fsaverage_has_its_size(folder: Path) -> None:
     assert np.load(folder / PLACES.format("lh")).shape == (FSAVERAGE,)
+
+
+TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
+
+
+def write_test_fmri(folder: Path, rows: int = 4) -> None:
+    """Values that tell the row and the vertex."""
+    for hemisphere, width in (("lh", LH), ("rh", RH)):
+        fmri = 100 * np.arange(rows)[:, None] + np.arange(width)
+        save(folder / TEST_FMRI.format(hemisphere), fmri.astype(np.float32))
+
+
+def test_test_images_follow_the_training_images(folder: Path) -> None:
+    write_test_fmri(folder)
+    subject = read_subject(folder)
+    assert subject.n_images == IMAGES + 4
+    assert subject.given_split is not None
+    assert subject.given_split.tolist() == [TRAIN] * IMAGES + [TEST] * 4
+    for rows in (7, 8, 31, 100):  # blocks that end before, at and beyond the first test image
+        fmri = np.concatenate([block for _, block in subject.blocks(rows)])
+        assert (fmri[:IMAGES, :LH] == np.load(folder / FMRI.format("lh"))).all()
+        assert (fmri[:IMAGES, LH:] == np.load(folder / FMRI.format("rh"))).all()
+        assert fmri[IMAGES:, LH - 1].tolist() == [LH - 1, LH + 99, LH + 199, LH + 299]
+        assert fmri[IMAGES:, LH].tolist() == [0, 100, 200, 300]
+    assert {TEST_FMRI.format("lh"), TEST_FMRI.format("rh")} <= set(subject.files)
+
+
+def test_test_fmri_of_others_is_refused(folder: Path) -> None:
+    write_test_fmri(folder)
+    save(folder / TEST_FMRI.format("lh"), np.zeros((4, LH + 1), np.float32))
+    with pytest.raises(UserError, match=r"lh_test_fmri\.npy has 12 vertices and lh_training_fmri\.npy has 11"):
+        read_subject(folder)
+    save(folder / TEST_FMRI.format("lh"), np.zeros((5, LH), np.float32))
+    with pytest.raises(UserError, match=r"lh_test_fmri\.npy has 5 rows and rh_test_fmri\.npy has 4"):
+        read_subject(folder)
+    (folder / TEST_FMRI.format("lh")).unlink()
+    with pytest.raises(UserError, match=r"lh_test_fmri\.npy is missing while"):
+        read_subject(folder)
+
+
+def test_without_test_fmri_nothing_is_given(folder: Path) -> None:
+    assert read_subject(folder).given_split is None
+
+
+SHAPES = {1: (9841, 19004, 20544), 4: (8779, 19004, 20544), 6: (9082, 18978, 20220), 8: (8779, 18981, 20530)}
+
+
+@pytest.mark.parametrize("number", SHAPES)
+def test_shapes_of_the_eight_subjects_are_known(tmp_path: Path, number: int) -> None:
+    images, left, right = SHAPES[number]
+    folder = tmp_path / f"subj0{number}"
+    known = {"lh": [images, left], "rh": [images, right]}
+    assert shape_problem(folder, known) is None
+    assert shape_problem(tmp_path / "fmri", {"lh": [3, 4], "rh": [3, 5]}) is None
+    problem = shape_problem(folder, {**known, "lh": [images - 1, left]})
+    assert problem is not None
+    assert f"{images - 1} x {left} and {images} x {right}" in problem
+    assert f"has {images} x {left} and {images} x {right}" in problem
+    save(folder / TEST_FMRI.format("lh"), np.zeros((1, 1)))
+    assert shape_problem(folder, known) is not None
+
+
+def test_published_totals_agree_with_the_known_shapes() -> None:
+    columns = [
+        algonauts.VERTICES[side].get(number, algonauts.MOST_VERTICES[side])
+        for side in ("lh", "rh")
+        for number in range(1, 9)
+    ]
+    assert sum(columns) == 315_997
+    assert [train + test for train, test in zip(algonauts.TRAINING_IMAGES, algonauts.TEST_IMAGES, strict=True)][:3] == [
+        10_000,
+        10_000,
+        9375,
+    ]
+
+
+def place(folder: Path, left: list[int], right: list[int]) -> None:
+    """Which fsaverage vertices a subject's columns are; the mask is a sum of two, so any non-zero counts."""
+    for hemisphere, places in (("lh", left), ("rh", right)):
+        mask = np.zeros(FSAVERAGE, np.int64)
+        mask[places] = np.arange(len(places)) % 2 + 1
+        save(folder / PLACES.format(hemisphere), mask)
+
+
+def test_subjects_are_aligned_by_their_fsaverage_vertices(tmp_path: Path) -> None:
+    first, second = (write_subject(tmp_path / name) for name in ("a", "b"))
+    place(first, list(range(10, 10 + LH)), list(range(15, 15 + RH)))  # numbers in both hemispheres
+    place(second, list(range(13, 13 + LH)), [15, *range(17, 16 + RH)])
+    subjects = [read_subject(folder) for folder in (first, second)]
+    columns = aligned(subjects)
+    assert len(columns[0]) == len(columns[1]) == (LH - 3) + (RH - 1)
+    assert columns[0].tolist() != columns[1].tolist()
+    for key in ("hemi", "fsaverage_vertex"):
+        one, other = (getattr(subject, key)[own] for subject, own in zip(subjects, columns, strict=True))
+        assert one.tolist() == other.tolist()
+    assert subjects[0].fsaverage_vertex is not None
+    assert subjects[0].fsaverage_vertex[columns[0]].tolist() == [*range(13, 21), 15, *range(17, 29)]
+
+
+def test_subjects_that_cannot_be_aligned(tmp_path: Path) -> None:
+    first, bare = write_subject(tmp_path / "a"), write_subject(tmp_path / "b", optional=False)
+    with pytest.raises(UserError, match="subject 2 of those to align has no all-vertices mask"):
+        aligned([read_subject(first), read_subject(bare)])
+    place(bare, list(range(LH)), list(range(RH)))
+    place(first, list(range(500, 500 + LH)), list(range(500, 500 + RH)))
+    with pytest.raises(UserError, match="no fsaverage vertex in common"):
+        aligned([read_subject(first), read_subject(bare)])
+
+
+def test_an_all_vertices_mask_has_the_size_of_fsaverage(folder: Path) -> None:
+    save(folder / PLACES.format("lh"), np.ones(LH, np.int64))
+    with pytest.raises(UserError, match=r"shape \(11,\), expected \(163842,\)"):
+        read_subject(folder)

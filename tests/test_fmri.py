@@ -12,7 +12,9 @@ from helpers_data import (
     in_project,
     make_params,
     nsd_manifest,
+    picture,
     save,
+    write_nsd_images,
     write_subject,
 )
 from hypothesis import given
@@ -23,12 +25,13 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, write_json
 from neuralood.base.writing import write_store
 from neuralood.config import Params
-from neuralood.data.algonauts import read_subject
+from neuralood.data.algonauts.subject import read_subject
 from neuralood.data.fmri import (
     TEST,
     TRAIN,
     VALIDATION,
     draw_split,
+    draw_validation,
     index_fmri,
     prepare_fmri,
     present_groups,
@@ -37,7 +40,9 @@ from neuralood.data.fmri import (
     simulated_fmri,
     vertices_of,
 )
+from neuralood.data.index import index_set
 from neuralood.data.manifest import write_manifest
+from neuralood.data.subject import UNMEASURED
 
 NAMES = ("lh.V1v", "lh.EBA", "rh.V1v", "rh.EBA", "rh.FFA-2")
 ROI = np.eye(5, 7, dtype=bool)
@@ -99,6 +104,7 @@ def test_store_without_what_is_not_known(params: Params) -> None:
     folder = paths.data_root() / "subj01"
     for file in [*folder.glob("test_split/*/*.npy"), *folder.glob("roi_masks/*all-vertices*")]:
         file.unlink()
+    write_json(paths.FMRI_MANIFEST, index_fmri(params))
     prepare_fmri(params)
     measured = read_measured()
     assert measured.ceiling is None
@@ -109,6 +115,54 @@ def test_rows_must_be_images(params: Params) -> None:
     write_manifest(nsd_manifest(29))
     with pytest.raises(UserError, match=r"subj01 has fMRI of 30 images, but nsd \(subj01\) has 29"):
         prepare_fmri(params)
+
+
+def test_files_that_changed_since_they_were_recorded(params: Params) -> None:
+    (paths.data_root() / "subj01/test_split/noise_ceiling/lh_noise_ceiling.npy").unlink()
+    (paths.data_root() / "subj01/test_split/noise_ceiling/rh_noise_ceiling.npy").unlink()
+    with pytest.raises(UserError, match=r"lh_noise_ceiling\.npy is not as .*\(2 files differ\).*-s index_fmri@subj01"):
+        prepare_fmri(params)
+
+
+def test_fmri_of_the_test_images_makes_them_the_test_set(params: Params) -> None:
+    folder = write_nsd_images(paths.data_root() / "subj01")
+    for hemisphere, width in (("lh", LH), ("rh", RH)):
+        save(folder / f"test_split/test_fmri/{hemisphere}_test_fmri.npy", np.full((3, width), 5, np.float32))
+    images = folder / "test_split/test_images"
+    images.mkdir()
+    for row in (3, 1, 2):
+        picture(90 + row).save(images / f"test-{row:04d}_nsd-{row:05d}.png")
+    manifest = index_set("nsd", params)
+    assert [Path(path).name[:10] for path in manifest.paths[-4:]] == [
+        "train-0030",
+        "test-0001_",
+        "test-0002_",
+        "test-0003_",
+    ]
+    write_manifest(manifest)
+    write_json(paths.FMRI_MANIFEST, index_fmri(params))
+    assert read_json(paths.FMRI_MANIFEST)["shapes"]["lh"] == [IMAGES + 3, LH]
+    prepare_fmri(params)
+    measured = read_measured()
+    assert measured.rows(TEST).tolist() == [30, 31, 32]
+    assert (measured.fmri[30:33] == 5).all()
+    assert len(measured.rows(VALIDATION)) == 3
+    (images / "test-0002_nsd-00002.png").unlink()
+    with pytest.raises(UserError, match=r"expected test-0002_nsd-\*\.png here"):
+        index_set("nsd", params)
+
+
+def test_shares_are_drawn_from_what_is_not_the_test_set() -> None:
+    given = np.array([TEST, TRAIN, UNMEASURED, TRAIN, TRAIN] * 8, np.int8)
+    split = draw_validation(given, 0.25, 3)
+    assert (split[given != TRAIN] == given[given != TRAIN]).all()
+    assert (split == VALIDATION).sum() == 6
+    assert (split == draw_validation(given, 0.25, 3)).all()
+    assert (split != draw_validation(given, 0.25, 4)).any()
+    with pytest.raises(UserError, match=r"fmri\.validation gets 1 of 32 images"):
+        draw_validation(given, 0.05, 3)
+    with pytest.raises(UserError, match="test gets 0 of 24 images"):
+        draw_validation(np.where(given == TEST, UNMEASURED, given).astype(np.int8), 0.25, 3)
 
 
 def test_nothing_is_written_from_bad_values(params: Params) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from neuralood.base import paths
-from neuralood.base.console import track
+from neuralood.base.console import track, warn
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Rows, open_store
 from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
 from neuralood.config import Params
-from neuralood.data.algonauts import Subject, check_finite, read_subject
+from neuralood.data.algonauts import subject as algonauts
 from neuralood.data.files import fingerprint_files
 from neuralood.data.manifest import Manifest, read_manifest
+from neuralood.data.nsd import subject as nsd
+from neuralood.data.nsd.images import image_ids
 from neuralood.data.rois import ROI_GROUPS
+from neuralood.data.subject import TEST as TEST
+from neuralood.data.subject import TRAIN as TRAIN
+from neuralood.data.subject import VALIDATION as VALIDATION
+from neuralood.data.subject import Subject
 
 KIND = "measured fMRI"
-TRAIN, VALIDATION, TEST = 0, 1, 2
-"""Values of the store's `split`."""
 
 CHUNK_ROWS = 256
 """Images in a chunk file of the store, and in one step of writing it."""
@@ -39,7 +44,7 @@ class Measured:
     fmri: Rows
     """float32, I V, read as rows are asked for; row i belongs to image i of the nsd manifest."""
     split: npt.NDArray[np.int8]
-    """TRAIN, VALIDATION or TEST, I."""
+    """TRAIN, VALIDATION, TEST, or UNMEASURED, whose fMRI is zeros, I."""
     hemi: npt.NDArray[np.int8]
     """0 left, 1 right, V."""
     roi: npt.NDArray[np.bool_]
@@ -71,31 +76,50 @@ def index_fmri(params: Params) -> dict[str, Any]:
     """
     entry = params.fmri.files[params.fmri.subject]
     folder = paths.data_root() / entry.path
-    return _record(params, folder, root="data_root", name=Path(entry.path).as_posix(), simulated=False)
+    place = {"root": "data_root", "folder": Path(entry.path).as_posix(), "simulated": False}
+    return {**_whose(params), **place, **(_nsd_record if entry.format == "nsd" else _algonauts_record)(folder, params)}
 
 
 def simulated_fmri(params: Params) -> dict[str, Any]:
     """The same record of the simulated fMRI, which lies in the project."""
     folder = paths.DEMO_FMRI
-    return _record(params, folder, root="project", name=folder.as_posix(), simulated=True)
+    place = {"root": "project", "folder": folder.as_posix(), "simulated": True}
+    return {**_whose(params), **place, **_algonauts_record(folder, params)}
 
 
 def prepare_fmri(params: Params) -> None:
-    """Write data/fmri/measured.zarr from the recorded fMRI, whole or not at all; nothing is dropped.
+    """Write data/fmri/measured.zarr from the recorded fMRI, whole or not at all.
 
-    Raises UserError where rows and images differ in number, values are not finite, or a split gets too small.
+    Raises UserError where rows and images differ in number, values are not finite, files have changed since they
+    were recorded, or a split gets too small.
     """
     record, images = read_json(paths.FMRI_MANIFEST), read_manifest("nsd")
     folder = (Path() if record["root"] == "project" else paths.data_root()) / record["folder"]
-    subject = read_subject(folder)
-    if subject.n_images != len(images):
-        raise UserError(
-            f"{folder} has fMRI of {subject.n_images} images, but nsd ({images.folder}) has {len(images)}: "
-            "both must be of the same subject, one row an image"
-        )
-    check_finite(subject)
-    split = draw_split(subject.n_images, params.fmri.validation, params.fmri.test, params.seed)
+    n_vertices = sum(shape[1] for shape in record["shapes"].values())
+    require_space(paths.partial(paths.MEASURED), 4 * len(images) * n_vertices)
+    subject = (_read_nsd if record["source"] == "nsd" else _read_algonauts)(folder, record, images)
+    split = split_images(subject, params)
     _write(subject, split, _attributes(record, subject, images, params.fmri.space))
+
+
+def split_images(subject: Subject, params: Params) -> npt.NDArray[np.int8]:
+    """The part of each image, I: the dataset's own test set where it has one, all else drawn by `seed`.
+
+    Raises UserError where a part would have fewer images than SMALLEST_SPLIT.
+    """
+    if subject.given_split is None:
+        return draw_split(subject.n_images, params.fmri.validation, params.fmri.test, params.seed)
+    return draw_validation(subject.given_split, params.fmri.validation, params.seed)
+
+
+def draw_validation(given: npt.NDArray[np.int8], validation: float, seed: int) -> npt.NDArray[np.int8]:
+    """`given` with a share `validation` of its TRAIN images as VALIDATION, I, drawn by `seed`."""
+    rest = np.flatnonzero(given == TRAIN)
+    n_test, n_validation = int((given == TEST).sum()), round(validation * len(rest))
+    _require_sizes({"test": n_test, "fmri.validation": n_validation, "train": len(rest) - n_validation})
+    split = given.copy()
+    split[generator(seed, "fmri split").permutation(rest)[:n_validation]] = VALIDATION
+    return split
 
 
 def draw_split(n_images: int, validation: float, test: float, seed: int) -> npt.NDArray[np.int8]:
@@ -104,13 +128,8 @@ def draw_split(n_images: int, validation: float, test: float, seed: int) -> npt.
     Raises UserError where a part would have fewer images than SMALLEST_SPLIT.
     """
     n_test, n_validation = round(test * n_images), round(validation * n_images)
-    sizes = {"fmri.test": n_test, "fmri.validation": n_validation, "train": n_images - n_test - n_validation}
-    for name, size in sizes.items():
-        if size < SMALLEST_SPLIT:
-            raise UserError(
-                f"{name} gets {size} of {n_images} images with fMRI, wants {SMALLEST_SPLIT} or more: "
-                "change fmri.test and fmri.validation, or use more images"
-            )
+    n_train = n_images - n_test - n_validation
+    _require_sizes({"fmri.test": n_test, "fmri.validation": n_validation, "train": n_train})
     order = generator(seed, "fmri split").permutation(n_images)
     split = np.full(n_images, TRAIN, np.int8)
     split[order[:n_test]] = TEST
@@ -175,18 +194,92 @@ def present_groups(roi_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(group for group, members in ROI_GROUPS.items() if own.intersection(members))
 
 
-def _record(params: Params, folder: Path, *, root: str, name: str, simulated: bool) -> dict[str, Any]:
-    subject = read_subject(folder)
+def aligned(subjects: Sequence[Subject]) -> list[npt.NDArray[np.int64]]:
+    """For each subject the columns of the fsaverage vertices that all of them have, in one order: lh, then rh.
+
+    Subjects' vertices differ (Algonauts subjects 6 and 8 lack some), so equal columns may be different vertices.
+    Raises UserError where a subject's vertices have no known place on fsaverage, or none is common.
+    """
+    keys = []
+    for number, subject in enumerate(subjects, start=1):
+        if subject.fsaverage_vertex is None:
+            raise UserError(f"subject {number} of those to align has no all-vertices mask of fsaverage: add its files")
+        keys.append(subject.hemi.astype(np.int64) << 32 | subject.fsaverage_vertex)
+    common = reduce(np.intersect1d, keys)
+    if not len(common):
+        raise UserError("the subjects to align have no fsaverage vertex in common: check their all-vertices masks")
+    orders = [np.argsort(key) for key in keys]
+    return [order[np.searchsorted(key, common, sorter=order)] for order, key in zip(orders, keys, strict=True)]
+
+
+def _require_sizes(sizes: dict[str, int]) -> None:
+    for name, size in sizes.items():
+        if size < SMALLEST_SPLIT:
+            raise UserError(
+                f"{name} gets {size} of {sum(sizes.values())} images with fMRI, wants {SMALLEST_SPLIT} or more: "
+                "change fmri.test and fmri.validation, or use more images"
+            )
+
+
+def _whose(params: Params) -> dict[str, Any]:
+    return {"source": params.fmri.source, "subject": params.fmri.subject, "space": params.fmri.space}
+
+
+def _algonauts_record(folder: Path, params: Params) -> dict[str, Any]:
+    subject = algonauts.read_subject(folder)
+    right = int(subject.hemi.sum())
+    shapes = {"lh": [subject.n_images, subject.n_vertices - right], "rh": [subject.n_images, right]}
+    if problem := algonauts.shape_problem(folder, shapes):
+        warn(problem)
+    fingerprint = fingerprint_files(folder, subject.files)
+    return {"shapes": shapes, "files": _sizes(folder, subject.files), "fingerprint": fingerprint}
+
+
+def _nsd_record(folder: Path, params: Params) -> dict[str, Any]:
+    found = nsd.find_subject(folder, params.fmri.subject, params.fmri.space)
+    for note in found.notes:
+        warn(note)
+    n_images, right = len(found.trials.images), int(found.vertices.hemi.sum())
     return {
-        "source": params.fmri.source,
-        "subject": params.fmri.subject,
-        "root": root,
-        "folder": name,
-        "simulated": simulated,
-        "shapes": {"lh": list(subject.fmri[0].shape), "rh": list(subject.fmri[1].shape)},
-        "files": {file: (folder / file).stat().st_size for file in subject.files},
-        "fingerprint": fingerprint_files(folder, subject.files),
+        "shapes": {"lh": [n_images, len(found.vertices.hemi) - right], "rh": [n_images, right]},
+        "sessions": len(found.sessions),
+        "files": _sizes(folder, found.files),
+        "fingerprint": nsd.fingerprint_ends(folder, found.files),
     }
+
+
+def _read_algonauts(folder: Path, record: dict[str, Any], images: Manifest) -> Subject:
+    subject = algonauts.read_subject(folder)
+    _require_unchanged(folder, record, subject.files)
+    if subject.n_images != len(images):
+        raise UserError(
+            f"{folder} has fMRI of {subject.n_images} images, but nsd ({images.folder}) has {len(images)}: "
+            "both must be of the same subject, one row an image"
+        )
+    algonauts.check_finite(subject)
+    return subject
+
+
+def _read_nsd(folder: Path, record: dict[str, Any], images: Manifest) -> Subject:
+    found = nsd.find_subject(folder, record["subject"], record["space"])
+    _require_unchanged(folder, record, found.files)
+    return nsd.read_subject(found, image_ids(images))
+
+
+def _sizes(folder: Path, files: Sequence[str]) -> dict[str, int]:
+    return {file: (folder / file).stat().st_size for file in files}
+
+
+def _require_unchanged(folder: Path, record: dict[str, Any], files: Sequence[str]) -> None:
+    """Raise UserError where files came, went or changed in size since they were recorded."""
+    now = _sizes(folder, files)
+    changed = [name for name in {**record["files"], **now} if record["files"].get(name) != now.get(name)]
+    if changed:
+        stage = "index_fmri" if record["root"] == "data_root" else "simulate_fmri"
+        raise UserError(
+            f"{folder / changed[0]} is not as it was when {paths.FMRI_MANIFEST} was made ({len(changed)} files "
+            f"differ): run `dvc repro -f -s {stage}@{record['subject']}`, then `dvc repro`"
+        )
 
 
 def _attributes(record: dict[str, Any], subject: Subject, images: Manifest, space: str) -> dict[str, Any]:
@@ -199,6 +292,7 @@ def _attributes(record: dict[str, Any], subject: Subject, images: Manifest, spac
         "roi_names": list(subject.roi_names),
         "dataset": images.fingerprint,
         "fmri": record["fingerprint"],
+        **subject.provenance,
     }
 
 
@@ -209,10 +303,11 @@ def _write(subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, 
         arrays["ceiling"] = subject.ceiling
     if subject.fsaverage_vertex is not None:
         arrays["fsaverage_vertex"] = subject.fsaverage_vertex
-    specs = {name: ArraySpec(values.shape, str(values.dtype), len(values)) for name, values in arrays.items()}
+    if subject.voxel is not None:
+        arrays["voxel"] = subject.voxel
+    specs = {name: ArraySpec(values.shape, str(values.dtype), max(len(values), 1)) for name, values in arrays.items()}
     specs["fmri"] = ArraySpec((subject.n_images, subject.n_vertices), "float32", CHUNK_ROWS)
     partial = paths.partial(paths.MEASURED)
-    require_space(partial, sum(spec.nbytes for spec in specs.values()))
     create_store(partial, specs, attributes)
     for name, values in arrays.items():
         write_rows(partial, name, specs[name], 0, values)

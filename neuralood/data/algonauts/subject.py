@@ -1,7 +1,8 @@
 """Reads a subject's folder as Algonauts 2023 lays it out; simulated fMRI lies in the same way."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,22 @@ import numpy.typing as npt
 from neuralood.base.errors import UserError
 from neuralood.data.arrays import read_npy
 from neuralood.data.rois import ROI_FAMILIES
+from neuralood.data.subject import HEMISPHERES, TEST, TRAIN
 
-HEMISPHERES = ("lh", "rh")
-"""Left first, everywhere: the one vertex axis is lh, then rh."""
+TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
+
+FSAVERAGE_VERTICES = 163_842
+"""Vertices of a hemisphere of fsaverage."""
+
+TRAINING_IMAGES = (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779)
+TEST_IMAGES = (159, 159, 293, 395, 159, 293, 159, 395)
+"""Rows of the fMRI of subjects 1 to 8; that of the test images was never made public."""
+
+VERTICES = {"lh": {6: 18_978, 8: 18_981}, "rh": {6: 20_220, 8: 20_530}}
+"""Columns of the two subjects that lack some."""
+
+MOST_VERTICES = {"lh": 19_004, "rh": 20_544}
+"""Columns of all other subjects."""
 
 BLOCK_BYTES = 64 * 2**20
 """fMRI is read in blocks of about this size, so that memory stays bounded."""
@@ -23,13 +37,14 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject's measured fMRI: I images, V vertices (lh, then rh), R ROIs that are not empty."""
+    """One subject's fMRI (see neuralood.data.subject.Subject): I images, V vertices, R ROIs that are not empty."""
 
     files: tuple[str, ...]
     """Every file that was read, relative to the folder."""
-    fmri_files: tuple[Path, Path]
-    fmri: tuple[Array, Array]
-    """lh (I V_lh) and rh (I V_rh), mapped from their files."""
+    fmri_files: tuple[Path, ...]
+    """lh and rh of the training images and, where they are at hand, lh and rh of the test images."""
+    fmri: tuple[Array, ...]
+    """Of each of these files its images by the vertices of its hemisphere, mapped."""
     hemi: npt.NDArray[np.int8]
     """0 left, 1 right, V."""
     roi_names: tuple[str, ...]
@@ -40,10 +55,14 @@ class Subject:
     """The largest r a perfect model can reach, V; None where the noise ceiling is not public."""
     fsaverage_vertex: npt.NDArray[np.int32] | None
     """Index of each vertex on fsaverage's own hemisphere, V; None for vertices that have no such place."""
+    given_split: npt.NDArray[np.int8] | None
+    """TEST for the images of the test split, I; None where their fMRI is not at hand, so that tests are drawn."""
+    voxel: None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_images(self) -> int:
-        return len(self.fmri[0])
+        return sum(len(fmri) for fmri in self.fmri[::2])
 
     @property
     def n_vertices(self) -> int:
@@ -52,8 +71,8 @@ class Subject:
     def blocks(self, rows: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """fMRI as float32 in blocks of up to `rows` images: index of the first, and B V values."""
         for start in range(0, self.n_images, rows):
-            pieces = [hemisphere[start : start + rows] for hemisphere in self.fmri]
-            yield start, np.concatenate(pieces, axis=1, dtype=np.float32, casting="same_kind")
+            sides = [_rows(self.fmri[hemi::2], start, start + rows) for hemi in (0, 1)]
+            yield start, np.concatenate(sides, axis=1, dtype=np.float32, casting="same_kind")
 
 
 def read_subject(folder: Path) -> Subject:
@@ -63,26 +82,24 @@ def read_subject(folder: Path) -> Subject:
     `check_finite` looks at the values.
     """
     files = _required_files(folder)
-    fmri_files = (folder / _fmri_name("lh"), folder / _fmri_name("rh"))
-    left, right = (_read_fmri(file) for file in fmri_files)
-    if len(left) != len(right):
-        raise UserError(
-            f"{fmri_files[0]} has {len(left)} rows and {fmri_files[1].name} has {len(right)}: "
-            "both need one row an image; download them again"
-        )
-    widths = (left.shape[1], right.shape[1])
+    test_files = _optional_pair(folder, TEST_FMRI)
+    fmri_files = tuple(folder / name for name in (_fmri_name("lh"), _fmri_name("rh"), *test_files))
+    fmri = tuple(_read_fmri(file) for file in fmri_files)
+    _require_alike(fmri_files, fmri)
+    widths = (fmri[0].shape[1], fmri[1].shape[1])
     roi_names, roi = _read_rois(folder, widths)
     ceiling_files = _optional_pair(folder, "test_split/noise_ceiling/{}_noise_ceiling.npy")
     place_files = _optional_pair(folder, "roi_masks/{}.all-vertices_fsaverage_space.npy")
     return Subject(
-        files=(*files, *ceiling_files, *place_files),
+        files=(*files, *test_files, *ceiling_files, *place_files),
         fmri_files=fmri_files,
-        fmri=(left, right),
+        fmri=fmri,
         hemi=np.repeat(np.arange(2, dtype=np.int8), widths),
         roi_names=roi_names,
         roi=roi,
         ceiling=_joined(_read_ceiling, folder, ceiling_files, widths),
         fsaverage_vertex=_joined(_read_places, folder, place_files, widths),
+        given_split=np.repeat(np.array([TRAIN, TEST], np.int8), [len(fmri[0]), len(fmri[2])]) if test_files else None,
     )
 
 
@@ -104,6 +121,25 @@ def check_finite(subject: Subject) -> None:
             )
     if problems:
         raise UserError("\n".join(problems))
+
+
+def has_test_fmri(folder: Path) -> bool:
+    """Whether the fMRI of the test images is at hand, so that these images belong to the subject as well."""
+    return any((folder / TEST_FMRI.format(hemisphere)).exists() for hemisphere in HEMISPHERES)
+
+
+def shape_problem(folder: Path, shapes: Mapping[str, list[int]]) -> str | None:
+    """What is odd about the shapes of a folder that is named after one of the challenge's subjects, or None."""
+    named = re.fullmatch(r"subj0([1-8])", folder.name)
+    if not named:
+        return None
+    number = int(named[1])
+    n_images = TRAINING_IMAGES[number - 1] + (TEST_IMAGES[number - 1] if has_test_fmri(folder) else 0)
+    known = {side: [n_images, VERTICES[side].get(number, MOST_VERTICES[side])] for side in HEMISPHERES}
+    if shapes == known:
+        return None
+    found, wanted = (" and ".join(f"{rows} x {columns}" for rows, columns in each.values()) for each in (shapes, known))
+    return f"{folder} has fMRI of {found} (lh and rh), the challenge's {folder.name} has {wanted}"
 
 
 def block_rows(n_vertices: int) -> int:
@@ -148,11 +184,39 @@ def _read_fmri(file: Path) -> Array:
     return values
 
 
-def _read_vector(file: Path, length: int | None) -> Array:
+def _require_alike(files: tuple[Path, ...], fmri: tuple[Array, ...]) -> None:
+    """Raise UserError where hemispheres differ in images, or the test images' vertices from the others'."""
+    for place in range(0, len(fmri), 2):
+        left, right = fmri[place : place + 2]
+        if len(left) != len(right):
+            raise UserError(
+                f"{files[place]} has {len(left)} rows and {files[place + 1].name} has {len(right)}: "
+                "both need one row an image; download them again"
+            )
+    for place in range(2, len(fmri)):
+        if fmri[place].shape[1] != fmri[place - 2].shape[1]:
+            raise UserError(
+                f"{files[place]} has {fmri[place].shape[1]} vertices and {files[place - 2].name} has "
+                f"{fmri[place - 2].shape[1]}: take the files of the same subject"
+            )
+
+
+def _rows(parts: tuple[Array, ...], start: int, stop: int) -> Array:
+    """Rows of arrays as if they were one."""
+    pieces = []
+    for part in parts:
+        pieces.append(part[max(start, 0) : max(stop, 0)])
+        start, stop = start - len(part), stop - len(part)
+    return np.concatenate(pieces)
+
+
+def _read_vector(file: Path, length: int) -> Array:
     values = read_npy(file)
-    if values.ndim != 1 or (length is not None and len(values) != length):
-        wanted = "one axis" if length is None else f"({length},), one value a vertex of the fMRI"
-        raise UserError(f"{file} has shape {values.shape}, expected {wanted}: take the file of the same subject")
+    if values.shape != (length,):
+        raise UserError(
+            f"{file} has shape {values.shape}, expected ({length},), one value a vertex: "
+            "take the file of the same subject"
+        )
     return values
 
 
@@ -200,7 +264,7 @@ def _read_ceiling(file: Path, length: int) -> npt.NDArray[np.float32]:
 
 
 def _read_places(file: Path, length: int) -> npt.NDArray[np.int32]:
-    places = np.flatnonzero(_read_vector(file, None)).astype(np.int32)
+    places = np.flatnonzero(_read_vector(file, FSAVERAGE_VERTICES)).astype(np.int32)
     if len(places) != length:
         raise UserError(
             f"{file} marks {len(places)} vertices, the fMRI has {length}: take the file of the same subject"

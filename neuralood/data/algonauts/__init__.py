@@ -1,0 +1,1 @@
+"""Algonauts 2023: NSD as its challenge laid it out."""

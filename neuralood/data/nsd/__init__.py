@@ -1,0 +1,1 @@
+"""The Natural Scenes Dataset: official files of one subject."""
