@@ -1,6 +1,8 @@
 """Top-1 accuracy of fusion and linear probe on one image set, from the same tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,39 +10,69 @@ import torch
 from neuralood.base import console, paths
 from neuralood.base.device import prepare_torch
 from neuralood.base.errors import UserError
-from neuralood.base.records import write_json
+from neuralood.base.reading import PREDICT_BATCH, batches
+from neuralood.base.records import rounded, write_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array
 from neuralood.config import Params
+from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, place_of
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import load_encoder
-from neuralood.fusion.trained import load_record, load_seed, open_image_data, predict
-from neuralood.predictions import MODELS, Predictions, score, write_predictions
+from neuralood.fusion.model import FusionClassifier
+from neuralood.fusion.probe import Probe
+from neuralood.fusion.trained import ImageData, load_record, load_seed, open_image_data, predict
+from neuralood.predictions import MODELS, Predictions, join, score, write_predictions
 
 TOP = 5
+
+BLOCK = 32 * PREDICT_BATCH
+"""Images whose logits are in memory at a time: those of all images of ImageNet-C would take 15 GB."""
+
+MOST_NAMED = 10
+"""Unknown classes that one message names."""
+
+Seeds = Sequence[tuple[FusionClassifier, Probe]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is right on a set's images: labels I, sources, `answers` I A as in Predictions.
+
+    `columns` are the training classes that make up each class of the set.
+    """
+
+    labels: Array
+    sources: tuple[str, ...]
+    answers: Array | None
+    columns: list[list[int]]
+
+    def of(self, rows: Array) -> "Truth":
+        """The same of some consecutive images."""
+        answers = None if self.answers is None else self.answers[rows]
+        return Truth(self.labels[rows], self.sources[rows[0] : rows[-1] + 1], answers, self.columns)
 
 
 def evaluate(params: Params, set_name: str) -> None:
     """Models, tokens and predicted fMRI of SET -> data/eval/SET/: predictions.npz and scores.json.
 
     A set's classes may be a part of the training classes (logits are restricted to them) or unite several of
-    them by `class_map` (a class scores by its largest logit).
+    them (a class scores by its largest logit). An image may have several right classes.
     """
     device = prepare_torch(params.runtime.device, params.runtime.threads)
     manifest, record, (encoder, encoder_record) = read_manifest(set_name), load_record(), load_encoder()
-    columns = class_columns(manifest, record["classes"], params.sets[set_name].class_map)
+    truth = _truth(manifest, class_columns(manifest, record["classes"], params.sets[set_name].class_map))
     data = open_image_data(manifest, encoder_record)
-    rows, features = np.arange(len(data)), data.probe_features(np.arange(len(data)))
+    loaded = (load_seed(number, record, encoder) for number in range(record["seeds"]))
+    seeds = [(model.to(device), probe) for model, probe in loaded]
 
-    logits: dict[str, list[Array]] = {model: [] for model in MODELS}
-    for number in console.track(range(record["seeds"]), f"evaluation on {set_name} (seeds)", record["seeds"]):
-        model, probe = load_seed(number, record, encoder)
-        logits["fusion"].append(restrict(predict(model.to(device), data, rows).numpy(), columns))
-        logits["linear"].append(restrict(probe.logits(features), columns))
-    predictions = _predictions(manifest, logits)
+    blocks = list(batches(np.arange(len(data)), BLOCK))
+    parts = console.track(blocks, f"evaluation on {set_name} (blocks of {BLOCK:,} images)", len(blocks))
+    predictions = join([_predictions(_logits(data, rows, seeds), truth.of(rows)) for rows in parts])
     rng = generator(params.seed, "bootstrap", set_name)
     folder = paths.evaluation(set_name)
-    scores = score(predictions, len(columns), params.evaluation.bootstrap, rng)
+    scores = score(predictions, len(truth.columns), params.evaluation.bootstrap, rng)
+    if manifest.format == "imagenet_c":
+        scores["extra"] |= corruption_scores(manifest.paths, predictions)
     write_predictions(folder, predictions)
     write_json(folder / "scores.json", scores)
     console.results(set_name, {name: f"{scores[name]['top1']:.1f} %" for name in MODELS})
@@ -48,38 +80,113 @@ def evaluate(params: Params, set_name: str) -> None:
 
 
 def class_columns(manifest: Manifest, trained: list[str], class_map: Mapping[str, list[int]] | None) -> list[list[int]]:
-    """Training classes that make up each class of the set. Raises UserError for a class training does not know."""
-    if class_map is None:
-        unknown = [name for name in manifest.classes if name not in trained]
-        if unknown:
-            raise UserError(
-                f"{manifest.set_name}: training knows no class {', '.join(unknown)}; rename the folder, exclude it, "
-                f"or map it with sets.{manifest.set_name}.class_map"
-            )
-        return [[trained.index(name)] for name in manifest.classes]
+    """Training classes that make up each class of the set: by `class_map`, else by its `members`, else by its name.
+
+    Raises UserError for a class that training does not know.
+    """
+    if class_map is not None:
+        return _mapped_columns(manifest, len(trained), class_map)
+    number = {name: index for index, name in enumerate(trained)}
+    members = manifest.members or tuple((name,) for name in manifest.classes)
+    unknown = [name for name, group in zip(manifest.classes, members, strict=True) if not number.keys() >= set(group)]
+    if unknown:
+        more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
+        raise UserError(
+            f"{manifest.set_name}: training knows no class {', '.join(unknown[:MOST_NAMED])}{more}; rename the folder, "
+            f"exclude it, or map it with sets.{manifest.set_name}.class_map"
+        )
+    return [[number[name] for name in group] for group in members]
+
+
+def _mapped_columns(manifest: Manifest, trained: int, class_map: Mapping[str, list[int]]) -> list[list[int]]:
     missing = [name for name in manifest.classes if name not in class_map]
     if missing:
         raise UserError(f"sets.{manifest.set_name}.class_map: has no entry for {', '.join(missing)}")
     for name in manifest.classes:
-        if max(class_map[name]) >= len(trained):
+        if max(class_map[name]) >= trained:
             raise UserError(
                 f"sets.{manifest.set_name}.class_map.{name}: index {max(class_map[name])} is not among the "
-                f"{len(trained)} training classes (0 to {len(trained) - 1})"
+                f"{trained} training classes (0 to {trained - 1})"
             )
     return [class_map[name] for name in manifest.classes]
 
 
 def restrict(logits: Array, columns: list[list[int]]) -> Array:
-    """Logits of a set's own classes: I C -> I K, each the largest of the training classes that make it up."""
-    return np.stack([logits[:, members].max(axis=1) for members in columns], axis=1)
+    """Logits of a set's own classes: ... C -> ... K, each the largest of the training classes that make it up."""
+    if all(len(members) == 1 for members in columns):
+        return logits.take([member for (member,) in columns], axis=-1)
+    return np.stack([logits[..., members].max(axis=-1) for members in columns], axis=-1)
 
 
-def _predictions(manifest: Manifest, logits: dict[str, list[Array]]) -> Predictions:
-    labels = np.asarray(manifest.labels, np.int32)
+def unrestricted(logits: Array, truth: Truth) -> Array:
+    """Whether the best of all training classes belongs to a right class of the set: logits S I C -> S I bool."""
+    member = np.zeros((len(truth.columns), logits.shape[-1]), bool)
+    for label, columns in enumerate(truth.columns):
+        member[label, columns] = True
+    right = truth.labels[:, None] if truth.answers is None else truth.answers
+    best = logits.argmax(axis=-1)[..., None]
+    found: Array = (member[right, best] & (right >= 0)).any(axis=-1)
+    return found
+
+
+def corruption_scores(image_paths: Sequence[str], predictions: Predictions) -> dict[str, Any]:
+    """Top-1 in percent under each corruption of ImageNet-C, and over how many severities; the mean corruption error.
+
+    `mce`: over its 15 corruptions, the mean of top-1 error divided by AlexNet's, in percent; left out where one of
+    them is missing. The four extra corruptions never count. Published ones are over all five severities.
+    """
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, path in enumerate(image_paths):
+        rows.setdefault(place_of(path), []).append(row)
+    corruptions = sorted({corruption for corruption, _ in rows})
+    top1: dict[str, dict[str, float]] = {}
+    for model in MODELS:
+        correct = predictions.correct(model).mean(axis=0)  # I
+        at = {place: 100 * correct[chosen].mean() for place, chosen in rows.items()}
+        top1[model] = {
+            name: float(np.mean([value for (corruption, _), value in at.items() if corruption == name]))
+            for name in corruptions
+        }
+    extra: dict[str, Any] = {
+        "corruptions": {
+            name: {model: {"top1": rounded(top1[model][name])} for model in MODELS} for name in corruptions
+        },
+        "severities": len({severity for _, severity in rows}),
+    }
+    if set(ALEXNET_ERROR) <= set(corruptions):
+        extra["mce"] = {
+            model: rounded(float(np.mean([(100 - top1[model][name]) / error for name, error in ALEXNET_ERROR.items()])))
+            for model in MODELS
+        }
+    return extra
+
+
+def _truth(manifest: Manifest, columns: list[list[int]]) -> Truth:
+    answers = None
+    if manifest.answers is not None:
+        answers = np.full((len(manifest), max(map(len, manifest.answers), default=1)), -1, np.int32)
+        for row, right in enumerate(manifest.answers):
+            answers[row, : len(right)] = right
+    return Truth(np.asarray(manifest.labels, np.int32), manifest.sources, answers, columns)
+
+
+def _logits(data: ImageData, rows: Array, seeds: Seeds) -> dict[str, Array]:
+    """Of each model, logits of all training classes: S I C."""
+    features = data.probe_features(rows)
+    return {
+        "fusion": np.stack([predict(model, data, rows).numpy() for model, _ in seeds]),
+        "linear": np.stack([probe.logits(features) for _, probe in seeds]),
+    }
+
+
+def _predictions(logits: dict[str, Array], truth: Truth) -> Predictions:
+    """What is kept of the logits S I C of some images."""
     ranked, confidence = {}, {}
-    for name, seeds in logits.items():
-        stacked = torch.from_numpy(np.stack(seeds))  # S I K
-        top = stacked.topk(min(TOP, stacked.shape[-1]), dim=-1).indices
-        ranked[name] = top.numpy().astype(np.int32)
-        confidence[name] = stacked.softmax(-1).amax(-1).numpy().astype(np.float32)
-    return Predictions(labels, ranked, confidence, manifest.sources)
+    for name, values in logits.items():
+        own = torch.from_numpy(restrict(values, truth.columns))  # S I K
+        ranked[name] = own.topk(min(TOP, own.shape[-1]), dim=-1).indices.numpy().astype(np.int32)
+        confidence[name] = own.softmax(-1).amax(-1).numpy().astype(np.float32)
+    classes = next(iter(logits.values())).shape[-1]
+    all_alike = sorted(truth.columns) == [[column] for column in range(classes)]
+    best = None if all_alike else {name: unrestricted(values, truth) for name, values in logits.items()}
+    return Predictions(truth.labels, ranked, confidence, truth.sources, truth.answers, best)

@@ -1,16 +1,22 @@
 """From logits to the cells of metrics/classification.json."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neuralood import evaluation
+from neuralood.base import paths
 from neuralood.base.errors import UserError
-from neuralood.data.manifest import Manifest
-from neuralood.evaluation import class_columns, restrict
-from neuralood.predictions import MODELS, Predictions, read_predictions, score, write_predictions
+from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, EXTRA
+from neuralood.data.manifest import Manifest, write_manifest
+from neuralood.evaluation import Truth, class_columns, corruption_scores, restrict, unrestricted
+from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions
 
 TRAINED = ["cat", "dog", "horse", "house", "kiwi", "zebra"]
 
@@ -72,6 +78,250 @@ def test_a_united_class_scores_by_its_largest_logit():
 def test_all_classes_in_order_change_nothing(rng):
     logits = rng.standard_normal((5, 6))
     np.testing.assert_array_equal(restrict(logits, [[column] for column in range(6)]), logits)
+
+
+def test_members_unite_training_classes_by_name():
+    animals = replace(manifest("building", "animal"), members=(("house",), ("cat", "horse", "dog")))
+    assert class_columns(animals, TRAINED, None) == [[3], [0, 2, 1]]
+
+
+def test_class_map_of_params_goes_before_members():
+    animals = replace(manifest("animal"), members=(("cat", "horse"),))
+    assert class_columns(animals, TRAINED, {"animal": [0]}) == [[0]]
+
+
+def test_class_with_members_that_training_does_not_know_is_named():
+    animals = replace(manifest("animal", "building"), members=(("cat", "cow"), ("house",)))
+    with pytest.raises(UserError, match=r"training knows no class animal; .*exclude it"):
+        class_columns(animals, TRAINED, None)
+
+
+def test_of_many_unknown_classes_a_few_are_named():
+    with pytest.raises(UserError, match=r"no class u0, .*, u9 and 890 more; rename"):
+        class_columns(manifest(*(f"u{number}" for number in range(900))), TRAINED, None)
+
+
+def test_a_united_class_takes_no_sum_of_logits():
+    """Two clocks of logit 2 each lose to a wok of logit 3, as in ObjectNet's usual protocol."""
+    logits = np.array([[2.0, 2.0, 3.0]])
+    assert restrict(logits, [[0, 1], [2]]).argmax() == 1
+
+
+def test_logits_of_several_seeds_are_restricted_alike(rng):
+    logits = rng.standard_normal((2, 7, 6))
+    for columns in ([[4], [1]], [[4, 0], [1]]):
+        np.testing.assert_array_equal(restrict(logits, columns)[1], restrict(logits[1], columns))
+
+
+# All training classes
+
+
+def truth(labels, columns, answers=None):
+    answers = None if answers is None else np.array(answers, np.int32)
+    return Truth(np.array(labels, np.int32), tuple(map(str, labels)), answers, columns)
+
+
+def test_unrestricted_is_right_where_the_best_of_all_classes_is_a_member():
+    logits = np.array([[[0, 5, 1, 2], [0, 1, 5, 2], [9, 1, 5, 2], [0, 1, 2, 5]]])  # best: 1, 2, 0, 3
+    found = unrestricted(logits, truth([0, 0, 0, 1], [[1, 2], [3]]))
+    np.testing.assert_array_equal(found, [[True, True, False, True]])
+
+
+def test_unrestricted_knows_all_answers_and_no_padding():
+    logits = np.array([[[0, 5, 1, 2], [0, 1, 5, 2], [0, 1, 1, 5]]])  # best: 1, 2, 3
+    found = unrestricted(logits, truth([0, 0, 0], [[0], [1], [3]], [[0, 1], [0, 1], [0, -1]]))
+    np.testing.assert_array_equal(found, [[True, False, False]])
+
+
+def test_both_protocols_are_scored_where_classes_are_a_part(rng):
+    logits = {model: np.array([[[9.0, 5.0, 1.0], [0.0, 5.0, 9.0]]], np.float32) for model in MODELS}
+    predictions = evaluation._predictions(logits, truth([0, 1], [[1], [2]]))
+    cell = score(predictions, 2, 100, rng)
+    assert cell["linear"] == {"top1": 100.0}
+    assert cell["extra"] == {"unrestricted": {model: {"top1": 50.0} for model in MODELS}}
+
+
+@pytest.mark.parametrize("columns", [[[0], [1], [2]], [[2], [0], [1]]])
+def test_a_set_of_all_training_classes_has_one_protocol(rng, columns):
+    logits = {model: rng.standard_normal((1, 4, 3)).astype(np.float32) for model in MODELS}
+    predictions = evaluation._predictions(logits, truth([0, 1, 2, 0], columns))
+    assert predictions.unrestricted is None
+    assert score(predictions, 3, 100, rng)["extra"] == {}
+
+
+def test_confidence_is_that_among_the_sets_own_classes():
+    logits = {model: np.array([[[50.0, 1.0, 1.0]]], np.float32) for model in MODELS}
+    predictions = evaluation._predictions(logits, truth([0], [[1], [2]]))
+    np.testing.assert_allclose(predictions.confidence["fusion"], [[0.5]])
+
+
+# Several right answers
+
+
+def test_any_of_an_images_answers_is_right(rng):
+    ranked = [[[4, 0, 1, 2, 3], [4, 0, 1, 2, 3], [4, 0, 1, 2, 3], [4, 0, 1, 2, 3]]]
+    answers = np.array([[6, 4], [5, 3], [6, 5], [4, -1]], np.int32)
+    predictions = replace(make([6, 5, 6, 4], ranked, ranked), answers=answers)
+    np.testing.assert_array_equal(predictions.correct("linear"), [[True, False, False, True]])
+    np.testing.assert_array_equal(predictions.hits("linear", 5), [[True, True, False, True]])
+    cell = score(predictions, 7, 100, rng)
+    assert cell["linear"] == {"top1": 50.0, "top5": 75.0}
+
+
+# ImageNet-C
+
+
+def corrupted(top1):
+    """Paths, and predictions of which the given percentages are right: (corruption, severity) -> linear, fusion."""
+    names, right = [], {model: [] for model in MODELS}
+    for (corruption, severity), percents in top1.items():
+        names += [f"{corruption}/{severity}/n01440764/ILSVRC2012_val_{number:08d}.JPEG" for number in range(10)]
+        for model, percent in zip(MODELS, percents, strict=True):
+            right[model] += [number < percent / 10 for number in range(10)]
+    ranked = {model: [[[0 if hit else 1] for hit in right[model]]] for model in MODELS}
+    return names, make([0] * len(names), ranked["linear"], ranked["fusion"])
+
+
+def test_mean_corruption_error_of_alexnet_is_100():
+    errors = {name: 100 - 10 * round(10 - 10 * error) for name, error in ALEXNET_ERROR.items()}
+    names, predictions = corrupted({(name, 3): (100 - error, 100) for name, error in errors.items()})
+    extra = corruption_scores(names, predictions)
+    expected = np.mean([errors[name] / error for name, error in ALEXNET_ERROR.items()])
+    assert extra["mce"] == {"linear": round(expected, 6), "fusion": 0.0}
+    assert extra["severities"] == 1
+    assert abs(expected - 100) < 5
+
+
+def test_alexnet_denominators_are_those_of_the_paper():
+    percent = [88.6, 89.4, 92.3, 82.0, 82.6, 78.6, 79.8, 86.7, 82.7, 81.9, 56.5, 85.3, 64.6, 71.8, 60.7]
+    assert list(ALEXNET_ERROR)[:3] == ["gaussian_noise", "shot_noise", "impulse_noise"]
+    np.testing.assert_allclose([100 * error for error in ALEXNET_ERROR.values()], percent, atol=0.051)
+
+
+def test_mean_corruption_error_is_no_mean_error():
+    """It divides each corruption's error by AlexNet's before it averages."""
+    cells = {(name, 1): (0, 0) for name in ALEXNET_ERROR} | {("brightness", 1): (50, 100)}
+    extra = corruption_scores(*corrupted(cells))
+    others = sum(100 / error for name, error in ALEXNET_ERROR.items() if name != "brightness")
+    assert extra["mce"]["linear"] == pytest.approx((others + 50 / 0.564592) / 15)
+    assert extra["mce"]["fusion"] == pytest.approx(others / 15)
+
+
+def test_extra_corruptions_do_not_change_the_mean_corruption_error():
+    main = {(name, 1): (20, 50) for name in ALEXNET_ERROR}
+    extra = corruption_scores(*corrupted(main | {(name, 1): (100, 0) for name in EXTRA}))
+    assert extra["mce"] == corruption_scores(*corrupted(main))["mce"]
+    assert extra["corruptions"]["spatter"] == {"linear": {"top1": 100.0}, "fusion": {"top1": 0.0}}
+    assert len(extra["corruptions"]) == 19
+
+
+def test_severities_weigh_the_same_however_many_images_are_left():
+    names, predictions = corrupted({("fog", 1): (100, 0), ("fog", 2): (0, 100)})
+    rows = np.arange(12)  # 10 of severity 1, 2 of severity 2
+    few = evaluation.Predictions(
+        predictions.labels[rows],
+        {model: values[:, rows] for model, values in predictions.ranked.items()},
+        {model: values[:, rows] for model, values in predictions.confidence.items()},
+        predictions.sources[:12],
+    )
+    extra = corruption_scores(names[:12], few)
+    assert extra["corruptions"] == {"fog": {"linear": {"top1": 50.0}, "fusion": {"top1": 50.0}}}
+    assert extra["severities"] == 2
+
+
+def test_without_all_15_corruptions_there_is_no_mean_corruption_error():
+    cells = {(name, 1): (20, 50) for name in ALEXNET_ERROR if name != "fog"}
+    assert "mce" not in corruption_scores(*corrupted(cells))
+
+
+# Blocks
+
+
+class Stand:
+    """In place of models and stores: logits that are known."""
+
+    def __init__(self, rng, images, classes, seeds):
+        self.logits = {model: rng.standard_normal((seeds, images, classes)).astype(np.float32) for model in MODELS}
+        self.asked = []
+
+    def __len__(self):
+        return self.logits["linear"].shape[1]
+
+    def probe_features(self, rows):
+        self.asked.append(len(rows))
+        return rows
+
+    def load_seed(self, number, _record, _encoder):
+        model = SimpleNamespace(number=number, to=lambda _device: SimpleNamespace(number=number))
+        return model, SimpleNamespace(logits=lambda rows: self.logits["linear"][number][rows])
+
+    def predict(self, model, _data, rows):
+        return torch.from_numpy(self.logits["fusion"][model.number][rows])
+
+
+@pytest.fixture
+def evaluated(project, monkeypatch, rng):
+    """Evaluates a set of 25 images with 2 seeds in blocks of some size; returns files written and block sizes."""
+    stand = Stand(rng, 25, len(TRAINED), 2)
+    monkeypatch.setattr(evaluation, "load_record", lambda: {"classes": TRAINED, "seeds": 2})
+    monkeypatch.setattr(evaluation, "load_encoder", lambda: (None, None))
+    monkeypatch.setattr(evaluation, "open_image_data", lambda _manifest, _record: stand)
+    monkeypatch.setattr(evaluation, "load_seed", stand.load_seed)
+    monkeypatch.setattr(evaluation, "predict", stand.predict)
+
+    def run(block, **changes):
+        stand.asked.clear()
+        names = tuple(f"{row}.png" for row in range(25))
+        labels = tuple(row % 2 for row in range(25))
+        plain = Manifest("edges", "project", "edges", False, ("dog", "cat"), names, labels, names, "0")
+        write_manifest(replace(plain, **changes))
+        monkeypatch.setattr(evaluation, "BLOCK", block)
+        evaluation.evaluate(project.load(), "edges")
+        folder = paths.evaluation("edges")
+        return {file.name: file.read_bytes() for file in folder.iterdir()}, list(stand.asked)
+
+    return run
+
+
+@pytest.mark.parametrize("changes", [{}, {"answers": tuple((row % 2,) * (1 + row % 3) for row in range(25))}])
+def test_blocks_change_nothing(evaluated, changes):
+    whole, asked = evaluated(8192, **changes)
+    assert asked == [25]
+    parts, asked = evaluated(7, **changes)
+    assert asked == [7, 7, 7, 4]
+    assert parts == whole
+
+
+def test_a_set_with_corruptions_gets_their_scores(evaluated):
+    names = tuple(f"fog/{1 + row % 5}/n01440764/{row}.JPEG" for row in range(25))
+    files, _ = evaluated(8192, format="imagenet_c", paths=names)
+    extra = json.loads(files["scores.json"])["extra"]
+    assert set(extra) == {"corruptions", "severities", "unrestricted"}
+    assert extra["severities"] == 5
+
+
+def test_joined_parts_are_the_whole(rng):
+    whole = make(rng.integers(0, 6, 9), rng.integers(0, 6, (2, 9, 5)), rng.integers(0, 6, (2, 9, 5)))
+    whole = replace(
+        whole, answers=rng.integers(-1, 6, (9, 3)), unrestricted={m: rng.random((2, 9)) > 0.5 for m in MODELS}
+    )
+    parts = [
+        Predictions(
+            whole.labels[rows],
+            {model: values[:, rows] for model, values in whole.ranked.items()},
+            {model: values[:, rows] for model, values in whole.confidence.items()},
+            whole.sources[rows],
+            whole.answers[rows],
+            {model: values[:, rows] for model, values in whole.unrestricted.items()},
+        )
+        for rows in (slice(0, 4), slice(4, 9))
+    ]
+    joined = join(parts)
+    for name in ("labels", "answers", "sources"):
+        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
+    for name in ("ranked", "confidence", "unrestricted"):
+        for model in MODELS:
+            np.testing.assert_array_equal(getattr(joined, name)[model], getattr(whole, name)[model])
 
 
 # Scores
@@ -142,6 +392,22 @@ def test_predictions_come_back(stored):
         np.testing.assert_array_equal(found.confidence[model], predictions.confidence[model])
     assert found.sources == predictions.sources
     assert [file.name for file in folder.iterdir()] == ["predictions.npz"]
+
+
+def test_answers_and_the_best_of_all_classes_come_back(stored, rng):
+    folder, predictions = stored
+    best = {model: rng.random((2, 9)) > 0.5 for model in MODELS}
+    write_predictions(folder, replace(predictions, answers=rng.integers(-1, 6, (9, 3)), unrestricted=best))
+    found = read_predictions(folder)
+    assert found.answers.shape == (9, 3)
+    for model in MODELS:
+        np.testing.assert_array_equal(found.unrestricted[model], best[model])
+    assert (read_predictions(folder).right == found.answers).all()
+
+
+def test_a_plain_set_stores_neither_answers_nor_the_best_of_all_classes(stored):
+    with np.load(stored[0] / "predictions.npz") as arrays:
+        assert not [name for name in arrays.files if "answers" in name or "unrestricted" in name]
 
 
 def test_same_predictions_same_bytes(stored, tmp_path):
