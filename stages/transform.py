@@ -3,8 +3,8 @@
 from neuralood.base import paths
 from neuralood.base.console import wrote
 from neuralood.config import Params
+from neuralood.data.made.sets import make_set
 from neuralood.data.manifest import write_manifest
-from neuralood.data.transforms import make_set
 from neuralood.stage import run
 
 

@@ -11,6 +11,7 @@ from neuralood.base.device import prepare_torch
 from neuralood.base.reading import patch_batch
 from neuralood.base.store import Array, open_store
 from neuralood.data.rois import ROI_FAMILIES, ROI_NAMES
+from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.trained import load_encoder, require_recipe
 
 BOTH_SIDES = ("V1v", "V2v", "hV4")
@@ -34,6 +35,7 @@ def read_attention(set_name: str, rows: Array, threads: int) -> Attention:
     device = prepare_torch("cpu", threads)
     tokens, (model, record) = open_store(paths.tokens(set_name)), load_encoder()
     require_recipe(tokens, record)
+    assert isinstance(model, RoiEncoder)  # an encoder of images has no attention: the page says so before
     names = chosen_rois(record["roi_names"])
     queries = [record["roi_names"].index(name) for name in names]
     with torch.inference_mode():

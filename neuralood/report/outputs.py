@@ -35,8 +35,8 @@ class Outputs:
 
     @property
     def fmri_simulated(self) -> bool:
-        """Whether the fMRI is."""
-        return bool(self.classification["fmri"] == "simulated")
+        """Whether the fMRI is, or that which an imported encoder was trained on."""
+        return bool(self.encoder_record["trained_on"] == "simulated")
 
     @property
     def simulated_sets(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 
 from neuralood.base import paths
 from neuralood.base.seeding import generator
-from neuralood.base.store import Array
+from neuralood.base.store import Array, open_store
 from neuralood.config import Params
+from neuralood.data.imagenet.wnids import spoken
 from neuralood.data.rois import ROI_NAMES
 from neuralood.predictions import MODELS
 from neuralood.report import page, words
@@ -101,6 +102,7 @@ def accuracy(outputs: Outputs, params: Params, charts: Charts) -> str:
                 },
             ),
             _accuracy_table(labels, cells, mean is not None),
+            _extra_table({one.name: one.cell["extra"] for one in outputs.sets}),
         ]
     )
 
@@ -121,7 +123,8 @@ def encoder(outputs: Outputs, params: Params, charts: Charts) -> str:
     for side, name in HEMISPHERES.items():
         charts[f"encoder_{side}"] = roi_chart(regions, *_roi_dots(scores["roi"], side, regions))
         captions[f"encoder_{side}"] = (
-            f"Encoder, ridge baseline and noise ceiling in each ROI, {name} hemisphere ({side})."
+            f"Encoder{', ridge baseline' if 'ridge' in scores else ''} and noise ceiling in each ROI, "
+            f"{name} hemisphere ({side})."
         )
     labels_only = " ROIs of the simulated brain are labels only." if outputs.fmri_simulated else ""
     threshold = params.fmri.ceiling_threshold
@@ -129,6 +132,8 @@ def encoder(outputs: Outputs, params: Params, charts: Charts) -> str:
         f"Trained on {scores['n_train']:,} images, scored on {scores['n_test']:,} that it never saw; "
         f"{scores['n_vertices']:,} vertices.{labels_only} "
     )
+    if scores["data"] == "imported":
+        about += f"It was trained elsewhere, on {scores['trained_on']}, and imported: these are its maker's scores. "
     if "fraction_of_ceiling" in scores:
         about += f"What needs a ceiling counts vertices whose ceiling is above {threshold:g}."
     else:
@@ -160,6 +165,9 @@ def attention(outputs: Outputs, params: Params) -> str:
     title = page.text("h2", "Where the encoder looks")
     if not outputs.sets:
         return title + page.text("p", "No set was scored.", cls="note")
+    if outputs.encoder_record["reads"] == "images":
+        about = "The imported encoder maps features of whole images linearly onto fMRI: it has no attention to show."
+        return title + page.text("p", about, cls="note")
     manifest = outputs.sets[0].manifest
     files = manifest.image_files()
     opened = {int(row): open_picture(files[row]) for row in spread(len(manifest), ATTENTION_IMAGES)}
@@ -190,7 +198,7 @@ def training(outputs: Outputs, charts: Charts) -> str:
         charts["encoder_curve"] = curve_chart([curve], "train", "validation", outputs.encoder_record["epochs"])
         captions["encoder_curve"] = "Brain encoder: mean squared error by epoch; the ring is the epoch kept."
     else:
-        notes.append(page.text("p", "The brain encoder was not trained: no curve.", cls="note"))
+        notes.append(page.text("p", "The brain encoder was not trained here: no curve.", cls="note"))
     files = [paths.FUSION / f"seed{seed}" / "curve.tsv" for seed in range(outputs.classification["seeds"])]
     curves = [curve for curve in map(read_curve, files) if curve]
     if curves:
@@ -205,7 +213,7 @@ def training(outputs: Outputs, charts: Charts) -> str:
 
 def provenance(outputs: Outputs, params: Params) -> str:
     """What each number means, and what the run was made of."""
-    tokens, run = outputs.encoder_record["tokens"], outputs.classification
+    tokens, run = open_store(paths.tokens("val")).attributes, outputs.classification
     rows, columns = tokens["grid"]
     rois = params.fusion.rois if isinstance(params.fusion.rois, str) else ", ".join(params.fusion.rois)
     sizes = (f"{one.name} {len(one.manifest):,}" for one in outputs.sets)
@@ -262,6 +270,20 @@ def _accuracy_table(labels: Sequence[str], cells: Sequence[dict[str, Any]], has_
     return page.table(head, rows, len(rows) - 1 if has_mean else None)
 
 
+def _extra_table(extras: Mapping[str, Mapping[str, Any]]) -> str:
+    """What sets are also scored by, in percent; nothing where they have no such figures."""
+    names = {"unrestricted": "top-1 among all training classes", "mce": "mean corruption error"}
+    rows = []
+    for name, extra in extras.items():
+        for key in (key for key in names if key in extra):
+            figures = [extra[key][model] for model in MODELS]
+            values = [figure["top1"] if isinstance(figure, Mapping) else figure for figure in figures]
+            rows.append([name, names[key], *(f"{value:.1f}" for value in values)])
+    if not rows:
+        return ""
+    return page.text("p", words.EXTRA) + page.table(["set", "also scored by", *MODELS], rows, None)
+
+
 def _roi_dots(roi: Mapping[str, Any], side: str, regions: Sequence[str]) -> tuple[list[Dots], tuple[float, float]]:
     """The three series of one hemisphere, and axis limits that both hemispheres share."""
     models = []
@@ -280,7 +302,8 @@ def _roi_dots(roi: Mapping[str, Any], side: str, regions: Sequence[str]) -> tupl
 def _group_table(scores: Mapping[str, Any]) -> str:
     rows = []
     for name, group in {**scores["groups"], "all vertices": scores}.items():
-        row = [name, f"{group['pearson']['median']:.3f}", f"{group['ridge']['pearson']['median']:.3f}"]
+        row = [name, f"{group['pearson']['median']:.3f}"]
+        row.append(f"{group['ridge']['pearson']['median']:.3f}" if "ridge" in group else "not known")
         if "fraction_of_ceiling" in scores:
             known = "fraction_of_ceiling" in group
             row.append(f"{group['fraction_of_ceiling']:.3f}" if known else "")
@@ -301,12 +324,12 @@ def _sample_row(one: SetResult, limit: int) -> str:
 
 def _card(one: SetResult, row: int, picture: Any) -> str:
     classes, truth = one.manifest.classes, one.predictions.labels[row]
-    lines = [page.text("b", classes[truth])]
+    lines = [page.text("b", spoken(classes[truth]))]
     for model in MODELS:
         guess = one.predictions.ranked[model][0, row, 0]
-        mark, cls = ("✓", "right") if guess == truth else ("✗", "wrong")
-        lines.append(page.text("span", f"{mark} {model}: {classes[guess]}", cls=cls))
-    alt = f"Image of {one.name}, true class {classes[truth]}"
+        mark, cls = ("✓", "right") if one.predictions.correct(model)[0, row] else ("✗", "wrong")
+        lines.append(page.text("span", f"{mark} {model}: {spoken(classes[guess])}", cls=cls))
+    alt = f"Image of {one.name}, true class {spoken(classes[truth])}"
     shown = page.image(thumbnail(picture), alt) if picture else page.text("span", "not on this machine", cls="gone")
     return page.element("div", shown, *lines, cls="card")
 

@@ -35,7 +35,7 @@ def banner(fmri_simulated: bool, simulated: Sequence[str], scored: Sequence[str]
         return f"PARTLY SIMULATED: the fMRI of this run is simulated and {EXISTS} Of the sets, {real}."
     if simulated:
         return (
-            f"PARTLY SIMULATED: the images of {', '.join(simulated)} are simulated, the fMRI is measured. "
+            f"PARTLY SIMULATED: the images of {', '.join(simulated)} are simulated, the fMRI is not. "
             "Scores on drawn images say nothing about photos."
         )
     return None
@@ -78,6 +78,12 @@ CONTROL_NOTE = (
     "<p>Beating the linear probe is no evidence that the brain helps: the comparison with the controls decides "
     "(<code>dvc exp run -S encoder.control=shuffled</code>, or <code>untrained</code>, <code>features</code>; "
     "<code>dvc exp run -S fusion.variant=image_only</code>).</p>"
+)
+
+EXTRA = (
+    "Top-1 above is among the classes that a set has. Among all training classes it is the share of images whose true "
+    "class is the best of them all (for ObjectNet, its authors' protocol). The mean corruption error is top-1 error "
+    "relative to AlexNet's: lower is better."
 )
 
 TERMS = {

@@ -4,6 +4,7 @@ from neuralood.base import console, paths
 from neuralood.base.records import write_text
 from neuralood.config import Params
 from neuralood.report import sections
+from neuralood.report.contact_sheet import contact_sheets
 from neuralood.report.outputs import read_outputs
 from neuralood.report.page import page
 
@@ -17,6 +18,7 @@ def write_report(params: Params) -> None:
         sections.accuracy(outputs, params, charts),
         sections.encoder(outputs, params, charts),
         sections.samples(outputs),
+        *([contact_sheets(params)] if params.made else []),
         sections.attention(outputs, params),
         sections.training(outputs, charts),
         sections.provenance(outputs, params),

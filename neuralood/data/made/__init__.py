@@ -1,0 +1,1 @@
+"""Made out-of-distribution sets: a labelled set redrawn."""
