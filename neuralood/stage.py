@@ -60,7 +60,7 @@ def _set_argument(main: Callable[..., None], params: Params) -> list[str]:
     given, wanted = sys.argv[1:], len(inspect.signature(main).parameters) - 1
     if len(given) != wanted:
         raise UserError(f"this stage takes {'one set name' if wanted else 'no argument'}, got {given}")
-    known = [*params.sets, *params.fmri.simulated, *params.fmri.files]
+    known = [*params.sets, *params.fmri.simulated, *params.fmri.files, *params.fmri.imported]
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)

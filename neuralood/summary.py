@@ -34,7 +34,7 @@ def summarize(params: Params) -> None:
     if params.evaluation.ood_mean:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
-    _show(record)
+    _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
 
@@ -52,12 +52,12 @@ def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:
     return mean
 
 
-def _show(record: dict[str, Any]) -> None:
-    simulated = ", simulated fMRI" if record["fmri"] == "simulated" else ""
+def _show(record: dict[str, Any], *, simulated: bool) -> None:
+    fmri = ", simulated fMRI" if simulated else ""
     rows = {name: _line(cell) for part in ("id", "ood") for name, cell in record[part].items()}
     if "ood_mean" in record:
         rows["mean OOD"] = _line(record["ood_mean"])
-    console.results(f"Top-1 %, {record['variant']}, control {record['control']}{simulated}", rows)
+    console.results(f"Top-1 %, {record['variant']}, control {record['control']}{fmri}", rows)
 
 
 def _line(cell: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Predicted fMRI: the frozen brain encoder on the tokens of any image set. No scanner is needed here."""
+"""Predicted fMRI: the frozen brain encoder on the tokens, or the pixels, of any image set. No scanner is needed."""
 
 import numpy as np
 
@@ -9,21 +9,21 @@ from neuralood.base.store import CONTENTS, open_store
 from neuralood.base.writing import ArraySpec, complete_store, write_rows
 from neuralood.config import Cache, Params
 from neuralood.data.manifest import read_manifest
+from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.trained import load_encoder, predict, require_recipe
 from neuralood.tokens.unfinished import only_writer, resume_chunks
 
 
 def synthesize(params: Params, set_name: str) -> None:
-    """data/tokens/SET.zarr -> data/fmri/SET.zarr: `fmri` I V, raw, in the units of the measured fMRI.
+    """data/tokens/SET.zarr, or the images themselves -> data/fmri/SET.zarr: `fmri` I V, raw, in the encoder's units.
 
     An interrupted run goes on at the first chunk that is missing. Raises UserError for tokens of another grid, layer,
     pooling or weights than the encoder was trained on, and before any work where the store does not fit on the disk.
     """
     device = prepare_torch(params.runtime.device, params.runtime.threads)
-    tokens, (model, record) = open_store(paths.tokens(set_name)), load_encoder()
+    tokens, (model, record), manifest = open_store(paths.tokens(set_name)), load_encoder(), read_manifest(set_name)
     require_recipe(tokens, record)
-    dataset = read_manifest(set_name).fingerprint
-    if tokens.attributes["dataset"] != dataset:
+    if tokens.attributes["dataset"] != manifest.fingerprint:
         raise UserError(f"{tokens.path} is of other images than {paths.manifest(set_name)}: run `dvc repro`")
     count, vertices = len(tokens["patches"]), model.membership.shape[1]
     final = paths.predicted_fmri(set_name)
@@ -34,16 +34,22 @@ def synthesize(params: Params, set_name: str) -> None:
         "source": record["source"],
         "control": record["control"],
         "encoder": record["fingerprint"],
-        "dataset": dataset,
+        "dataset": manifest.fingerprint,
         "tokens": tokens.attributes[CONTENTS],
     }
     with only_writer(partial):
         missing = resume_chunks(partial, "fmri", spec, attributes)
         model.to(device)
         starts = [number * spec.chunk_rows for number in missing]
+        chunks = [np.arange(start, min(start + spec.chunk_rows, count)) for start in starts]
+        if isinstance(model, ImageEncoder):
+            from neuralood.encoder.from_images import predict_images  # timm takes seconds to import
+
+            predicted = predict_images(model, record["preprocessing"], manifest, chunks, params.runtime.workers)
+        else:
+            predicted = (predict(model, tokens, rows) for rows in chunks)
         for start in console.track(starts, f"predicted fMRI of {set_name} (chunks)", len(starts)):
-            rows = np.arange(start, min(start + spec.chunk_rows, count))
-            write_rows(partial, "fmri", spec, start, predict(model, tokens, rows))
+            write_rows(partial, "fmri", spec, start, next(predicted))
         complete_store(partial, final)
     console.wrote(final, f"predicted fMRI, {count} images x {vertices} vertices")
 

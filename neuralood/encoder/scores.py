@@ -1,11 +1,13 @@
 """How well fMRI is predicted: Pearson r a vertex, against the noise ceiling."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from neuralood.base.records import rounded
 from neuralood.base.store import Array
+from neuralood.data.fmri import present_groups, vertices_of
 
 
 def pearson_columns(predicted: Array, measured: Array) -> Array:
@@ -31,9 +33,30 @@ def noise_normalised(r: Array, ceiling: Array, threshold: float) -> Array:
     return normalised
 
 
-def summary(r: Array, ridge_r: Array, ceiling: Array | None, threshold: float) -> dict[str, Any]:
-    """Scores of a set of vertices, as in metrics/encoder.json; what needs a ceiling is left out where none is known."""
-    scores: dict[str, Any] = {"pearson": _mean_median(r), "ridge": {"pearson": _mean_median(ridge_r)}}
+def encoder_scores(
+    r: Array, ridge_r: Array | None, ceiling: Array | None, threshold: float, roi_names: Sequence[str], roi: Array
+) -> dict[str, Any]:
+    """Scores of all vertices, of the groups early and high, and of each ROI (roi: R V), as in metrics/encoder.json."""
+
+    def of(values: Array | None, members: Array) -> Array | None:
+        return None if values is None else values[members]
+
+    record = summary(r, ridge_r, ceiling, threshold) | {"n_vertices": len(r), "groups": {}}
+    for group in ("early", "high"):
+        if group in present_groups(roi_names):
+            members = vertices_of(group, roi_names, roi)
+            record["groups"][group] = summary(r[members], of(ridge_r, members), of(ceiling, members), threshold)
+    record["roi"] = {
+        name: roi_scores(r, ridge_r, ceiling, members) for name, members in zip(roi_names, roi, strict=True)
+    }
+    return record
+
+
+def summary(r: Array, ridge_r: Array | None, ceiling: Array | None, threshold: float) -> dict[str, Any]:
+    """Scores of a set of vertices; what needs a ceiling, or the ridge baseline, is left out where none is known."""
+    scores: dict[str, Any] = {"pearson": _mean_median(r)}
+    if ridge_r is not None:
+        scores["ridge"] = {"pearson": _mean_median(ridge_r)}
     fraction = None if ceiling is None else fraction_of_ceiling(r, ceiling, threshold)
     if ceiling is not None and fraction is not None:
         scores["fraction_of_ceiling"] = rounded(fraction)
@@ -41,13 +64,11 @@ def summary(r: Array, ridge_r: Array, ceiling: Array | None, threshold: float) -
     return scores
 
 
-def roi_scores(r: Array, ridge_r: Array, ceiling: Array | None, members: Array) -> dict[str, Any]:
+def roi_scores(r: Array, ridge_r: Array | None, ceiling: Array | None, members: Array) -> dict[str, Any]:
     """Medians over the vertices of one ROI."""
-    scores = {
-        "n_vertices": int(np.count_nonzero(members)),
-        "pearson": rounded(np.median(r[members])),
-        "ridge": rounded(np.median(ridge_r[members])),
-    }
+    scores = {"n_vertices": int(np.count_nonzero(members)), "pearson": rounded(np.median(r[members]))}
+    if ridge_r is not None:
+        scores["ridge"] = rounded(np.median(ridge_r[members]))
     if ceiling is not None:
         scores["noise_ceiling"] = rounded(np.median(ceiling[members]))
     return scores

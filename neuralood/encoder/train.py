@@ -29,21 +29,13 @@ from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import Array, Store, open_store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
-from neuralood.data.fmri import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Measured,
-    present_groups,
-    read_measured,
-    vertices_of,
-)
+from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, query_membership
 from neuralood.encoder.ridge import ridge_predictions
-from neuralood.encoder.scores import pearson_columns, roi_scores, summary
+from neuralood.encoder.scores import encoder_scores, pearson_columns
 from neuralood.encoder.trained import predict, save_encoder
 
 SCORES = "scores.npz"
@@ -94,19 +86,8 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
 
 def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: float) -> dict[str, Any]:
     """metrics/encoder.json without its counts of images."""
-    ceiling = measured.ceiling
-    record = summary(r, ridge_r, ceiling, threshold)
-    record |= {"data": measured.source, "subject": measured.subject, "n_vertices": len(r), "groups": {}}
-    for group in ("early", "high"):
-        if group in present_groups(measured.roi_names):
-            members = vertices_of(group, measured.roi_names, measured.roi)
-            of_group = None if ceiling is None else ceiling[members]
-            record["groups"][group] = summary(r[members], ridge_r[members], of_group, threshold)
-    record["roi"] = {
-        name: roi_scores(r, ridge_r, ceiling, members)
-        for name, members in zip(measured.roi_names, measured.roi, strict=True)
-    }
-    return record
+    record = encoder_scores(r, ridge_r, measured.ceiling, threshold, measured.roi_names, measured.roi)
+    return record | {"data": measured.source, "subject": measured.subject}
 
 
 def _train_control(

@@ -27,7 +27,7 @@ from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
 from neuralood.encoder.model import RoiEncoder
-from neuralood.encoder.trained import load_encoder
+from neuralood.encoder.trained import BrainEncoder, load_encoder, trained_numbers
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
 from neuralood.fusion.probe import Probe, fit_probe
@@ -42,6 +42,7 @@ def train_fusion(params: Params) -> None:
     """Tokens and predicted fMRI of train -> data/models/fusion/, one model and one probe a seed."""
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     manifest, (encoder, record) = read_manifest("train"), load_encoder()
+    _require_encoder(params.fusion.variant, encoder)
     data, labels = open_image_data(manifest, record), np.asarray(manifest.labels)
     _require_classes(manifest, labels)
     roi = encoder.membership[: len(record["roi_names"])]  # the rest queries follow
@@ -72,7 +73,7 @@ def train_fusion(params: Params) -> None:
 
 
 def build_fusion(
-    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: RoiEncoder, seed: int
+    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: BrainEncoder, seed: int
 ) -> FusionClassifier:
     """A fusion classifier with random weights; `image_only` gets an encoder of its own, random too."""
     _, layers, _, width = data.tokens["patches"].shape
@@ -90,7 +91,7 @@ def build_fusion(
     )
     torch.manual_seed(derived_seed(seed, "weights"))
     own = None
-    if settings.variant == "image_only":
+    if settings.variant == "image_only" and isinstance(encoder, RoiEncoder):
         own = RoiEncoder(encoder.membership, **encoder.sizes)
         own.standardise_by(encoder.token_mean, encoder.token_sd)
     return FusionClassifier(sizes, order, own)
@@ -112,13 +113,13 @@ def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
     model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
 
 
-def parameter_counts(model: FusionClassifier, probe: Probe, encoder: RoiEncoder) -> dict[str, int]:
+def parameter_counts(model: FusionClassifier, probe: Probe, encoder: BrainEncoder) -> dict[str, int]:
     """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all."""
     own = sum(value.numel() for value in model.encoder.parameters()) if model.encoder is not None else 0
     return {
         "linear": probe.weight.size + probe.bias.size,
         "fusion": sum(value.numel() for value in model.parameters()) - own,
-        "encoder": sum(value.numel() for value in encoder.parameters()),
+        "encoder": trained_numbers(encoder),
     }
 
 
@@ -164,6 +165,14 @@ def _fit(
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
         f"fusion ({settings.variant})",
     )
+
+
+def _require_encoder(variant: str, encoder: BrainEncoder) -> None:
+    if variant == "image_only" and not isinstance(encoder, RoiEncoder):
+        raise UserError(
+            "fusion.variant: image_only trains an encoder of tokens from random weights, and the imported one reads "
+            "images: choose bmfl, concat or brain_only"
+        )
 
 
 def _require_classes(manifest: Manifest, labels: Array) -> None:
