@@ -24,12 +24,41 @@ def plan() -> bool:
     return show_plan(params)
 
 
+def doctor() -> bool:
+    """Look at your images, fMRI, weights and machine before a run: what is wrong, and what to do about it."""
+    from neuralood.doctor.tables import show_doctor  # torch takes seconds to import
+
+    return show_doctor(load_params(check_paths=False))
+
+
 def verify(path: str, *more: str) -> bool:
     """Check every byte of stores, such as data/tokens/val.zarr, against their checksums."""
     return all([_is_whole(Path(one)) for one in (path, *more)])  # a list: all of them are looked at
 
 
-COMMANDS: dict[str, Callable[..., bool]] = {"plan": plan, "verify PATH...": verify}
+def export_encoder(path: str) -> bool:
+    """Write the trained brain encoder, weights and no data, to a new folder that others can import."""
+    from neuralood.encoder.exported import export_encoder as export  # torch takes seconds to import
+
+    export(Path(path), load_params(check_paths=False))
+    return True
+
+
+def import_berg(*arguments: str) -> bool:
+    """Convert a linear model of BERG (subject 1 to 8; its files are pickles) into an encoder to import."""
+    from neuralood.encoder.berg import import_berg as convert  # torch takes seconds to import
+
+    convert(arguments)
+    return True
+
+
+COMMANDS: dict[str, Callable[..., bool]] = {
+    "doctor": doctor,
+    "plan": plan,
+    "verify PATH...": verify,
+    "export-encoder PATH": export_encoder,
+    "import-berg --trust FOLDER SUBJECT OUT": import_berg,
+}
 """Subcommands and what follows them."""
 
 

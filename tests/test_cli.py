@@ -7,6 +7,7 @@ import pytest
 
 from neuralood import cli
 from neuralood.base.writing import write_store
+from neuralood.doctor import tables as doctor_tables
 from neuralood.plan import tables
 
 
@@ -42,7 +43,13 @@ def test_alone_it_lists_its_subcommands(call, arguments):
     status, said = call(*arguments)
     assert status == 0
     assert said.startswith("usage: neuralood COMMAND\n")
-    assert [line.split()[0] for line in said.splitlines()[1:]] == ["plan", "verify"]
+    assert [line.split()[0] for line in said.splitlines()[1:]] == [
+        "doctor",
+        "plan",
+        "verify",
+        "export-encoder",
+        "import-berg",
+    ]
     assert "Check every byte of stores" in said
 
 
@@ -96,6 +103,12 @@ def test_broken_params_are_said_in_one_line(call, project):
 def test_the_status_of_a_plan_is_whether_the_disk_will_do(call, monkeypatch, will_do, status):
     monkeypatch.setattr(tables, "show_plan", lambda params: will_do)
     assert call("plan") == (status, "")
+
+
+@pytest.mark.parametrize(("well", "status"), [(True, 0), (False, 1)])
+def test_the_status_of_the_doctor_is_whether_no_line_is_red(call, monkeypatch, well, status):
+    monkeypatch.setattr(doctor_tables, "show_doctor", lambda params: well)
+    assert call("doctor") == (status, "")
 
 
 def test_a_plan_needs_no_data(call, project, monkeypatch):

@@ -21,8 +21,8 @@ from neuralood.base.writing import write_store
 from neuralood.config import Cache, load_params
 from neuralood.data.manifest import UNLABELLED, Manifest, write_manifest
 from neuralood.demo import brain as demo_brain
+from neuralood.plan import disk, tables, times
 from neuralood.plan import probe as probing
-from neuralood.plan import tables, times
 from neuralood.plan import work as working
 from neuralood.plan.probe import Brain, Speed, brain_of, decode_seconds, encoder_speed, forward_seconds, fusion_speed
 from neuralood.plan.sizes import Images, SetSize, StoreSize, images_of, set_sizes, store_specs, vertex_count
@@ -205,7 +205,7 @@ def test_predicted_fmri_is_there_only_if_made_by_this_encoder_from_these_tokens(
 def test_images_are_counted_from_the_list_or_from_what_they_are_made_from(project, params, rng):
     project.edit(
         **{
-            "made": {"drawing": {"source": "val", "transform": "line_drawing", "level": 1.0}},
+            "made": {"drawing": {"source": "val", "transform": "line_drawing", "level": 1.0, "seed": 0}},
             "sets.drawing": {"role": "ood"},
             "files.train": {"format": "folders", "path": "photos"},
             "rendered.train": DELETE,
@@ -301,11 +301,11 @@ def test_a_pool_that_does_not_divide_the_grid_is_refused_even_where_images_are_n
 
 
 def test_decoding_is_timed_on_real_images_and_on_random_ones(params, backbone, rng):
-    files = list_images(rng, draw=True).image_files()
-    assert decode_seconds(files, backbone, CPU) > 0
-    assert decode_seconds((), backbone, CPU) > 0
-    files[0].write_bytes(b"no image")
-    assert decode_seconds(files[:1], backbone, CPU) > 0
+    listed = list_images(rng, draw=True, count=1)
+    assert decode_seconds(listed, backbone, CPU) > 0
+    assert decode_seconds(None, backbone, CPU) > 0
+    listed.image_file(0).write_bytes(b"no image")
+    assert decode_seconds(listed, backbone, CPU) > 0
 
 
 @pytest.mark.parametrize("size", ["auto", 3])
@@ -454,7 +454,7 @@ def test_the_plan_shows_sizes_times_and_the_disk_and_writes_nothing(params, back
 
 
 def test_a_disk_that_will_not_do_is_a_red_line_with_the_remedy(params, monkeypatch, capsys):
-    monkeypatch.setattr(tables.shutil, "disk_usage", lambda _: Usage(100, 90, 10))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: Usage(100, 90, 10))
     printed, show = [], tables.console.print
     monkeypatch.setattr(tables.console, "print", lambda *what, **how: (printed.extend(what), show(*what, **how)))
     assert not show_plan(params)
@@ -480,8 +480,8 @@ def test_what_is_there_makes_the_disk_do(params, backbone, rng, monkeypatch):
     cache(list_images(rng, draw=True), backbone, params)
     needed = free + size_of(params, backbone, vertices=1324).fmri.nbytes
     for more, will_do in ((0, True), (-1, False)):
-        monkeypatch.setattr(tables.shutil, "disk_usage", lambda _, more=more: Usage(0, 0, needed + more))
-        assert tables._disk_will_do(set_sizes(params, backbone, 1324)) == will_do
+        monkeypatch.setattr(disk.shutil, "disk_usage", lambda _, more=more: Usage(0, 0, needed + more))
+        assert tables._disk_will_do(set_sizes(params, backbone, 1324), ()) == will_do
 
 
 def test_what_is_not_known_yet_is_a_question_mark_with_a_remedy(project, params, capsys):
@@ -490,7 +490,7 @@ def test_what_is_not_known_yet_is_a_question_mark_with_a_remedy(project, params,
         **{
             "files.train": {"format": "folders", "path": "photos"},
             "rendered.train": DELETE,
-            "made": {"drawing": {"source": "train", "transform": "line_drawing", "level": 1.0}},
+            "made": {"drawing": {"source": "train", "transform": "line_drawing", "level": 1.0, "seed": 0}},
             "sets.drawing": {"role": "ood"},
         }
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from neuralood.base.store import Array
 from neuralood.base.training import Schedule, fit
 from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
+from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
 from neuralood.encoder.model import RoiEncoder, query_membership
 from neuralood.fusion.loss import fusion_loss
@@ -76,17 +77,17 @@ def brain_of(params: Params, vertices: int) -> Brain:
     return Brain(membership, torch.from_numpy(vertices_of(params.fusion.rois, measured.roi_names, measured.roi)))
 
 
-def decode_seconds(files: Sequence[Path], backbone: FrozenBackbone, device: torch.device) -> float:
-    """Seconds in which one process decodes an image; stops after PROBE_S. Random pictures stand in for no files."""
-    if not files:
+def decode_seconds(images: Manifest | None, backbone: FrozenBackbone, device: torch.device) -> float:
+    """Seconds in which one process decodes an image; stops after PROBE_S. Random pictures stand in for no images."""
+    if not images:
         with TemporaryDirectory() as folder:
             return decode_seconds(_pictures(Path(folder)), backbone, device)
-    started, images = time.perf_counter(), 0
-    for _ in decoded_batches(list(files), backbone, [[row] for row in range(len(files))], device, workers=0):
-        images += 1
+    started, done = time.perf_counter(), 0
+    for _ in decoded_batches(images, backbone, [[row] for row in range(len(images))], device, workers=0):
+        done += 1
         if time.perf_counter() - started > PROBE_S:
             break
-    return (time.perf_counter() - started) / images
+    return (time.perf_counter() - started) / done
 
 
 def forward_seconds(backbone: FrozenBackbone, settings: Cache, device: torch.device) -> float:
@@ -238,11 +239,12 @@ def _random_patches(images: int, shape: TokenShape, settings: Cache) -> HostPatc
     return HostPatches(torch.randn(*by_token, shape.width).to(getattr(torch, settings.dtype)), None)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _pictures(folder: Path) -> Manifest:
     """Random clouds as JPEG files: plain noise would take longer to decode than any photo."""
     rng = np.random.default_rng(0)
-    files = [folder / f"{number}.jpg" for number in range(PICTURES)]
-    for file in files:
+    names = tuple(f"{number}.jpg" for number in range(PICTURES))
+    for name in names:
         coarse = Image.fromarray(rng.integers(0, 256, (36, 48, 3), np.uint8))
-        coarse.resize(PICTURE_PX, Image.Resampling.BICUBIC).save(file, quality=90)
-    return files
+        coarse.resize(PICTURE_PX, Image.Resampling.BICUBIC).save(folder / name, quality=90)
+    labels = (UNLABELLED,) * PICTURES
+    return Manifest("pictures", "project", folder.as_posix(), True, (), names, labels, names, "random")

@@ -15,10 +15,12 @@ from neuralood.base.records import read_json
 from neuralood.base.store import CONTENTS, encode_ids, open_store, read_store
 from neuralood.base.writing import ArraySpec
 from neuralood.config import Params
-from neuralood.data.manifest import read_manifest
+from neuralood.data.containers import container_of
+from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import EARLY_ROIS, HIGH_ROIS
 from neuralood.demo.shapes import CLASS_SHAPES
 from neuralood.encoder.trained import RECORD
+from neuralood.plan.counts import images_in_folder, vertices_in_folder
 from neuralood.synthesis import fmri_spec
 from neuralood.tokens.cache import provenance
 from neuralood.tokens.extract import token_specs
@@ -43,8 +45,10 @@ class Images:
     id_bytes: int = ID_BYTES
     fingerprint: str | None = None
     """Of the list of images; None where there is none, and the count is what will be drawn."""
-    sample: tuple[Path, ...] = ()
-    """A few of them that are on this disk, spread over the list."""
+    sample: Manifest | None = None
+    """A list of a few of them that are on this disk, spread over the whole list."""
+    about: bool = False
+    """Whether the count is that of a folder, which is not listed yet."""
 
 
 @dataclass(frozen=True)
@@ -91,19 +95,20 @@ def set_sizes(params: Params, backbone: FrozenBackbone, vertices: int | None) ->
 
 
 def images_of(params: Params, name: str) -> Images:
-    """Images of a set: from its list; else those that will be drawn; else as many as it will be made from."""
+    """Images of a set: from its list; else those that will be drawn, or made; else as many as its folder holds."""
     if paths.manifest(name).exists():
         return _listed(name)
     if name in params.rendered:
         return Images(params.rendered[name].n, len(CLASS_SHAPES))
     if name in params.made:
         source = images_of(params, params.made[name].source)
-        return Images(source.count, source.classes)
-    return Images(None, None)
+        return Images(source.count, source.classes, about=source.about)
+    counted = images_in_folder(params, name)
+    return Images(*counted, about=True) if counted else Images(None, None)
 
 
 def vertex_count(params: Params) -> int | None:
-    """Vertices of the subject: of the simulated one by its params, of a measured one by its store or its list."""
+    """Vertices of the subject: of the simulated one by its params, of a measured one by its store, list or files."""
     if params.fmri.source == "simulated":
         of_roi = params.demo.vertices
         return 2 * (len(EARLY_ROIS) * of_roi.early + len(HIGH_ROIS) * of_roi.high + of_roi.rest)
@@ -116,7 +121,7 @@ def vertex_count(params: Params) -> int | None:
         record = read_json(paths.FMRI_MANIFEST)
         if all(record[key] == value for key, value in subject.items()):
             return sum(int(shape[1]) for shape in record["shapes"].values())
-    return None
+    return vertices_in_folder(params)
 
 
 def store_specs(images: Images, backbone: FrozenBackbone, params: Params) -> dict[str, ArraySpec]:
@@ -159,13 +164,14 @@ def _made_of(name: str) -> dict[str, Any] | None:
 def _listed(name: str) -> Images:
     manifest = read_manifest(name)
     rows = np.unique(np.linspace(0, len(manifest) - 1, SAMPLE).astype(int)).tolist() if len(manifest) else []
-    few = replace(manifest, paths=tuple(manifest.paths[row] for row in rows))
+    rows = [row for row in rows if container_of(manifest.image_file(row)).is_file()]
+    few = {key: tuple(getattr(manifest, key)[row] for row in rows) for key in ("paths", "labels", "sources")}
     return Images(
         count=len(manifest),
         classes=len(manifest.classes),
         id_bytes=encode_ids(list(manifest.paths)).shape[1],
         fingerprint=manifest.fingerprint,
-        sample=tuple(file for file in few.image_files() if file.is_file()),
+        sample=replace(manifest, **few, answers=None),  # type: ignore[arg-type]
     )
 
 

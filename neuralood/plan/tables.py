@@ -1,7 +1,6 @@
 """`neuralood plan`: the tables, and whether the disk will do."""
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
@@ -14,8 +13,9 @@ from neuralood.base import paths
 from neuralood.base.console import console, note, warn
 from neuralood.base.device import prepare_torch
 from neuralood.config import Params
+from neuralood.plan.disk import MADE_IMAGE_BYTES, REMEDY, disk_need, made_size, measured_size
 from neuralood.plan.sizes import SetSize, StoreSize, set_sizes, vertex_count
-from neuralood.plan.times import StageTime, stage_times
+from neuralood.plan.times import ESTIMATE, StageTime, stage_times
 from neuralood.plan.words import UNKNOWN, bytes_text, duration_text
 from neuralood.plan.work import Work, probe
 
@@ -38,9 +38,10 @@ def show_plan(params: Params) -> bool:
     times = list(stage_times(work, backbone))
     _print(_table_of_sizes(work, backbone))
     _print(_table_of_times(times))
+    _print(_table_of_others(params, sets, vertices))
     for line in _remedies(params, sets, vertices):
         note(line)
-    return _disk_will_do(sets)
+    return _disk_will_do(sets, _others(params, sets, vertices).values())
 
 
 def _warn_of_load() -> None:
@@ -63,7 +64,7 @@ def _table_of_sizes(work: Work, backbone: FrozenBackbone) -> Table:
         table.add_row(
             escape(one.name),
             one.role,
-            UNKNOWN if count is None else f"{count:,}",
+            UNKNOWN if count is None else f"{'about ' if one.images.about else ''}{count:,}",
             tokens,
             _store_text(one.tokens),
             "-" if one.fmri is None else _store_text(one.fmri),
@@ -93,31 +94,43 @@ def _table_of_times(times: Sequence[StageTime]) -> Table:
     return table
 
 
+def _others(params: Params, sets: Sequence[SetSize], vertices: int | None) -> dict[str, StoreSize]:
+    """What lies beside the stores of the sets: measured fMRI, and the images that are made."""
+    sizes = {"measured fMRI": measured_size(params, sets, vertices)}
+    if params.made:
+        sizes["made images"] = made_size(params, sets)
+    return sizes
+
+
+def _table_of_others(params: Params, sets: Sequence[SetSize], vertices: int | None) -> Table:
+    table = Table(title="Beside them; models and predictions are small", title_justify="left", box=None)
+    for name in ("what", "bytes", "basis"):
+        table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=True)
+    for what, size in _others(params, sets, vertices).items():
+        basis = f"{ESTIMATE}: {bytes_text(MADE_IMAGE_BYTES)} an image" if what == "made images" else "float32"
+        table.add_row(what, _store_text(size), basis)
+    return table
+
+
 def _remedies(params: Params, sets: Iterable[SetSize], vertices: int | None) -> list[str]:
     """What to run so that every '?' becomes a number."""
-    unknown = [one.name for one in sets if one.images.count is None]
+    unknown = [one.name for one in sets if one.images.count is None or one.images.about]
     names = list(dict.fromkeys(params.made[name].source if name in params.made else name for name in unknown))
     lines = []
     if names:
         lines.append(f"images are not listed yet: run `dvc repro {' '.join(f'index@{name}' for name in names)}`")
     if vertices is None:
-        lines.append(f"vertices are not known yet: run `dvc repro index_fmri@{params.fmri.subject}`")
+        stage = "import_encoder" if params.fmri.source == "imported" else "index_fmri"
+        lines.append(f"vertices are not known yet: run `dvc repro {stage}@{params.fmri.subject}`")
     return lines
 
 
-def _disk_will_do(sets: Iterable[SetSize]) -> bool:
-    stores = [store for one in sets for store in one.stores]
-    needed = sum(store.left or 0 for store in stores)
-    least = "at least " if any(store.left is None for store in stores) else ""
-    free = shutil.disk_usage(paths.DATA if paths.DATA.exists() else paths.DATA.absolute().parent).free
-    text = f"stores need {least}{bytes_text(needed)} more; the disk of {paths.DATA}/ has {bytes_text(free)} free"
-    if needed <= free:
-        note(text)
+def _disk_will_do(sets: Iterable[SetSize], others: Iterable[StoreSize]) -> bool:
+    need = disk_need(sets, others)
+    if not need.too_few:
+        note(need.text)
         return True
-    console.print(
-        f"[bold red]{text}: {bytes_text(needed - free)} too few. Set cache.dtype int8 (half) or cache.pool 2 "
-        "(a quarter), take fewer sets, free some, or take another disk[/]"
-    )
+    console.print(f"[bold red]{need.text}: {bytes_text(need.too_few)} too few. {REMEDY}[/]")
     return False
 
 

@@ -52,9 +52,10 @@ def stage_times(work: Work, backbone: FrozenBackbone) -> Iterator[StageTime]:
     """A line for each stage that has work to do, in the order of the pipeline."""
     yield from _image_stages(work)
     yield _cache_tokens(work)
-    yield _prepare_fmri(work)
     flops = matrix_rate()
-    yield from _train_encoder(work, backbone, flops)
+    if work.params.fmri.source != "imported":
+        yield _prepare_fmri(work)
+        yield from _train_encoder(work, backbone, flops)
     yield _synthesize(work)
     yield from _train_fusion(work, backbone, flops)
     yield _evaluate(work)

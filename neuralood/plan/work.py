@@ -68,7 +68,7 @@ def _caching(
     params: Params, sets: Sequence[SetSize], backbone: FrozenBackbone, device: torch.device
 ) -> dict[str, float]:
     """Seconds an image of cache_tokens, by set: sets differ in how long their images take to decode."""
-    forward, of_pictures = forward_seconds(backbone, params.cache, device), decode_seconds((), backbone, device)
+    forward, of_pictures = forward_seconds(backbone, params.cache, device), decode_seconds(None, backbone, device)
     threads = params.runtime.threads if device.type == "cpu" else 0
     seconds = {}
     for one in sets:
