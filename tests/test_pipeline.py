@@ -157,7 +157,7 @@ def test_every_output_is_made_by_one_stage():
     shared = {path: names for path, names in makers.items() if len(names) > 1}
     assert shared == {
         str(paths.manifest("{}")): ["render", "index", "transform"],
-        str(paths.FMRI_MANIFEST): ["simulate_fmri", "index_fmri"],
+        str(paths.FMRI_MANIFEST): ["simulate_fmri", "index_fmri", "import_encoder"],
     }
 
 
