@@ -244,13 +244,18 @@ def _require_patches(name: str, image_size: int) -> None:
         raise UserError(f"backbone.image_size: {image_size} is no multiple of the patch size {patch} of {name}")
 
 
-def _require_hub(name: str) -> None:
-    """Stop at once, not after a minute of retries, where the weights are not cached and the hub has no address."""
-    config = timm.get_pretrained_cfg(name)
+def to_be_fetched(name: str) -> bool:
+    """Whether the hub has weights of a timm model that are not on this machine yet."""
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     repository = config.hf_hub_id if config else None
-    if repository and any(
+    return repository is not None and not any(
         isinstance(try_to_load_from_cache(repository, file), str) for file in ("model.safetensors", "pytorch_model.bin")
-    ):
+    )
+
+
+def _require_hub(name: str) -> None:
+    """Stop at once, not after a minute of retries, where the weights are to be fetched and the hub has no address."""
+    if not to_be_fetched(name):
         return
     host = urlsplit(HUB_ENDPOINT).hostname
     if getproxies():

@@ -40,7 +40,7 @@ SPACES = {
     "simulated": ("simulated",),
     "algonauts2023": ("fsaverage",),
     "nsd": ("fsaverage", "func1pt8mm"),
-    "imported": ("fsaverage", "func1pt8mm"),
+    "imported": ("simulated", "fsaverage", "func1pt8mm"),
 }
 """Spaces that each source of fMRI has."""
 FileFormat = Literal[
@@ -480,12 +480,7 @@ def _fmri_problems(params: Params) -> list[str]:
     formats += ["imported" for _ in fmri.imported]
     if formats and fmri.source not in formats:
         problems.append(f"fmri.source: is {fmri.source}, but the entry given is {formats[0]}")
-    spaces = {
-        "simulated": ("simulated",),
-        "algonauts2023": ("fsaverage",),
-        "nsd": ("fsaverage", "func1pt8mm"),
-        "imported": ("simulated", "fsaverage", "func1pt8mm"),
-    }[fmri.source]
+    spaces = SPACES[fmri.source]
     if fmri.space not in spaces:
         problems.append(
             f"fmri.space: {fmri.space} does not go with fmri.source {fmri.source}; {' or '.join(spaces)} does"

@@ -15,7 +15,8 @@ from neuralood.base.records import rounded, write_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array
 from neuralood.config import Params
-from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, place_of
+from neuralood.data.imagenet.corrupted import place_of
+from neuralood.data.imagenet.corruptions import ALEXNET_ERROR
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import load_encoder
 from neuralood.fusion.model import FusionClassifier

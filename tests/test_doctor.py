@@ -156,7 +156,7 @@ def large(root, project, monkeypatch):
 
 
 def test_a_large_set_is_counted_and_not_listed(large, monkeypatch):
-    monkeypatch.setitem(images.READERS, "imagenet_folders", None)
+    monkeypatch.setattr(images, "read_listing", None)
     found = images_found()
     one = only(found, "train: images")
     assert one == Finding("train: images", "3 classes, 11 images (imagenet_folders), counted and not listed")
@@ -491,7 +491,7 @@ def test_weights_that_are_in_no_reach_are_red_with_what_to_do(root, monkeypatch)
 
     monkeypatch.setattr(weights, "getproxies", dict)
     monkeypatch.setattr(weights.socket, "create_connection", refuse)
-    monkeypatch.setattr(weights, "_is_cached", lambda _: False)
+    monkeypatch.setattr(weights, "to_be_fetched", lambda _: True)
     found = look(weights.weights_checks(load()))
     one = only(found, "weights: backbone")
     assert one.verdict == "red"
@@ -602,7 +602,7 @@ def test_the_table_has_a_remedy_under_each_red_line(monkeypatch, capsys, project
 
 
 def test_it_writes_nothing(root, project, monkeypatch):
-    monkeypatch.setattr(weights, "_is_cached", lambda _: False)
+    monkeypatch.setattr(weights, "to_be_fetched", lambda _: True)
     monkeypatch.setattr(weights, "_fetchable", lambda check, name: Finding(check, name))
     monkeypatch.setattr(console, "_progress_shown", True)
     before = sorted(project.folder.rglob("*"))

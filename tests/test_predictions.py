@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from neuralood import evaluation
 from neuralood.base import paths
 from neuralood.base.errors import UserError
-from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, EXTRA
+from neuralood.data.imagenet.corruptions import ALEXNET_ERROR, EXTRA
 from neuralood.data.manifest import Manifest, write_manifest
 from neuralood.evaluation import Truth, class_columns, corruption_scores, restrict, unrestricted
 from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions

@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw
 
 from neuralood.base.errors import UserError
 from neuralood.base.seeding import generator
+from neuralood.data.imagenet.corruptions import CORRUPTIONS
 from neuralood.data.images import read_image
 from neuralood.data.made.corruptions import corruption_library
 from neuralood.data.made.distortions import low_contrast, patch_shuffle, phase_noise
 from neuralood.data.made.framing import centre_square
-from neuralood.data.made.levels import CORRUPTIONS, LEVELS, level_problem
+from neuralood.data.made.levels import LEVELS, level_problem
 from neuralood.data.made.styles import cartoon, line_drawing, silhouette
 from neuralood.data.made.transforms import TRANSFORMS
 

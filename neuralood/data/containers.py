@@ -71,6 +71,18 @@ def container_of(file: Path) -> Path:
     return halves[0] if halves else file
 
 
+def stamp(file: Path) -> tuple[int, int]:
+    """Size in bytes and modification time in ns of the file on disk that an image lies in; zeros where it is gone.
+
+    Equal stamps, same image.
+    """
+    try:
+        found = container_of(file).stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
 def stem_of(path: str) -> str:
     """What to call something made from an image: its file name without extension, for a row `FILE-ROW`."""
     halves = split_member(Path(path))

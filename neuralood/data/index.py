@@ -27,16 +27,24 @@ def index_set(name: str, params: Params) -> Manifest:
     Raises UserError where the folder is laid out otherwise, holds what is no image, has an empty class, an
     `exclude` that matches nothing, or a class that training does not know.
     """
-    entry = params.files[name]
-    folder, key = paths.data_root() / entry.path, f"files.{name}.path"
-    excluded = Exclusion(entry.exclude)
-    found = READERS[entry.format](Request(name, entry, folder, excluded, key))
-    require_used(excluded, folder, key)
+    entry, found = params.files[name], read_listing(name, params)
     check_classes(name, found.classes, params, found.members)
     if entry.part:
         found = _share(found, entry.part, params.seed, Path(entry.path).as_posix())
-    manifest = _manifest(name, folder, found, full_hash=entry.full_hash)
+    manifest = _manifest(name, paths.data_root() / entry.path, found, full_hash=entry.full_hash)
     return replace(manifest, root="data_root", folder=Path(entry.path).as_posix(), format=entry.format)
+
+
+def read_listing(name: str, params: Params) -> Listing:
+    """What the reader of its format finds in the folder of one entry of `files`, the whole of it, whatever its `part`.
+
+    Raises UserError as index_set does, but for classes that training does not know.
+    """
+    entry, key = params.files[name], f"files.{name}.path"
+    folder, excluded = paths.data_root() / entry.path, Exclusion(entry.exclude)
+    found = READERS[entry.format](Request(name, entry, folder, excluded, key))
+    require_used(excluded, folder, key)
+    return found
 
 
 def rendered_manifest(name: str, params: Params) -> Manifest:

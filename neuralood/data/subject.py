@@ -9,6 +9,9 @@ import numpy.typing as npt
 HEMISPHERES = ("lh", "rh")
 """Left first, everywhere: the one vertex axis is lh, then rh."""
 
+FSAVERAGE_VERTICES = 163_842
+"""Vertices of a hemisphere of fsaverage."""
+
 UNMEASURED, TRAIN, VALIDATION, TEST = -1, 0, 1, 2
 """Parts of the images. UNMEASURED: shown in a session that is not at hand, so in no split."""
 

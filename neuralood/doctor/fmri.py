@@ -24,15 +24,13 @@ from neuralood.data.nsd.space import (
     read_ncsnr,
     read_rois,
 )
-from neuralood.data.nsd.trials import DESIGN, read_trials, shared_images, subject_number
+from neuralood.data.nsd.trials import DESIGN, SESSIONS, read_trials, shared_images, subject_number
 from neuralood.data.rois import ROI_GROUPS
 from neuralood.data.subject import HEMISPHERES
 from neuralood.doctor.findings import Check, Finding, findings_of
 from neuralood.doctor.images import missing_folder
 from neuralood.plan.counts import tally
 
-SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
-"""Of subjects 1 to 8 of NSD."""
 HELD_BACK = 3
 """Sessions at the end that were not public until August 2023."""
 
@@ -72,38 +70,37 @@ Floats = npt.NDArray[np.floating[Any]]
 
 def fmri_checks(params: Params) -> Iterator[Check]:
     """Those of the source that params.yaml names."""
-    looks: dict[str, Callable[[Params], Iterator[Finding]]] = {
-        "simulated": _simulated,
+    yield Check("fMRI", lambda: _look(params))
+
+
+def _look(params: Params) -> Iterator[Finding]:
+    fmri = params.fmri
+    if fmri.source == "simulated":
+        yield Finding("fMRI", f"{fmri.subject} is simulated: nothing of yours to check")
+        return
+    looks: dict[str, Callable[[Params, Path], Iterator[Finding]]] = {
         "algonauts2023": _algonauts,
         "nsd": _nsd,
         "imported": _imported,
     }
-    yield Check("fMRI", lambda: looks[params.fmri.source](params))
+    kind, entries = ("imported", fmri.imported) if fmri.source == "imported" else ("files", fmri.files)
+    path = entries[fmri.subject].path
+    folder = paths.data_root() / path
+    if folder.is_dir():
+        yield from looks[fmri.source](params, folder)
+    else:
+        yield missing_folder("fMRI: files", f"fmri.{kind}.{fmri.subject}.path", path, fmri.source)
 
 
-def _simulated(params: Params) -> Iterator[Finding]:
-    yield Finding("fMRI", f"{params.fmri.subject} is simulated: nothing of yours to check")
-
-
-def _imported(params: Params) -> Iterator[Finding]:
+def _imported(params: Params, folder: Path) -> Iterator[Finding]:
     from neuralood.encoder.exported import read_exported  # torch takes seconds to import
 
-    path = params.fmri.imported[params.fmri.subject].path
-    folder = paths.data_root() / path
-    if not folder.is_dir():
-        yield missing_folder("fMRI: imported encoder", f"fmri.imported.{params.fmri.subject}.path", path, "")
-        return
     model, record, _, _ = read_exported(folder)
     vertices = model.membership.shape[1]
     yield Finding("fMRI: imported encoder", f"{record['subject']}, {vertices:,} vertices, {record['trained_on']}")
 
 
-def _algonauts(params: Params) -> Iterator[Finding]:
-    path = params.fmri.files[params.fmri.subject].path
-    folder = paths.data_root() / path
-    if not folder.is_dir():
-        yield missing_folder("fMRI: files", f"fmri.files.{params.fmri.subject}.path", path, "algonauts2023")
-        return
+def _algonauts(params: Params, folder: Path) -> Iterator[Finding]:
     subject = algonauts.read_subject(folder)
     shapes = {side: list(fmri.shape) for side, fmri in zip(HEMISPHERES, subject.fmri, strict=True)}
     text = " and ".join(f"{side} {rows:,} x {columns:,}" for side, (rows, columns) in shapes.items())
@@ -128,12 +125,8 @@ def _images_fit(params: Params, rows: int) -> Iterator[Finding]:
         yield Finding("fMRI: rows", f"{rows:,} rows of fMRI for {images:,} images of nsd", "red", remedy)
 
 
-def _nsd(params: Params) -> Iterator[Finding]:
-    path, subject = params.fmri.files[params.fmri.subject].path, params.fmri.subject
-    folder = paths.data_root() / path
-    if not folder.is_dir():
-        yield missing_folder("fMRI: files", f"fmri.files.{subject}.path", path, "nsd")
-        return
+def _nsd(params: Params, folder: Path) -> Iterator[Finding]:
+    subject = params.fmri.subject
     subject_number(subject)
     yield from findings_of(Check("fMRI: trials", lambda: _trials(folder, subject)))
     vertices: list[Vertices] = []

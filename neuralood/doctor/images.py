@@ -14,16 +14,14 @@ from neuralood.base.seeding import generator
 from neuralood.config import MEASURED_FORMATS, FileSet, Params
 from neuralood.data.containers import tar_members
 from neuralood.data.files import Listing
-from neuralood.data.formats import READERS
-from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, SEVERITIES
 from neuralood.data.imagenet.corrupted import IMAGES as OF_ONE_CORRUPTION
+from neuralood.data.imagenet.corruptions import CORRUPTIONS, SEVERITIES
 from neuralood.data.imagenet.expected import shown
 from neuralood.data.imagenet.layouts import IMAGENET_FORMATS, TRAIN_IMAGES, WNIDS
 from neuralood.data.imagenet.nearest import nearest_format
 from neuralood.data.imagenet.wnids import WNIDS_SHA256
 from neuralood.data.images import EXTENSIONS, read_image
-from neuralood.data.index import check_classes
-from neuralood.data.listing import Exclusion, Request, require_used
+from neuralood.data.index import check_classes, read_listing
 from neuralood.doctor.findings import Check, Finding, shortened
 from neuralood.plan.counts import Tally, tally
 
@@ -124,15 +122,12 @@ def _other_format(name: str, own: str, folder: Path, message: str) -> str:
 
 def _listed(params: Params, name: str, folder: Path) -> Listing:
     """What the index stage will list. Raises UserError where it will refuse the folder."""
-    entry, key = params.files[name], f"files.{name}.path"
-    excluded = Exclusion(entry.exclude)
-    found = READERS[entry.format](Request(name, entry, folder, excluded, key))
-    require_used(excluded, folder, key)
+    found = read_listing(name, params)
     train = params.files.get("train")  # where its folder is not there, that is a red line of its own
-    if found.members is None and (train is None or (paths.data_root() / train.path).is_dir()):
-        check_classes(name, found.classes, params)
+    if train is None or (paths.data_root() / train.path).is_dir():
+        check_classes(name, found.classes, params, found.members)
     if not found.images:
-        raise UserError(f"{folder} ({key}) holds no image: put the set in place, or mend the path")
+        raise UserError(f"{folder} (files.{name}.path) holds no image: put the set in place, or mend the path")
     return found
 
 
@@ -192,7 +187,7 @@ def _expected_images(name: str, entry: FileSet) -> int | None:
     if entry.part or entry.exclude:
         return None
     if entry.format == "imagenet_c":
-        return len(entry.corruptions or ALEXNET_ERROR) * len(entry.severities or SEVERITIES) * OF_ONE_CORRUPTION
+        return len(entry.corruptions or CORRUPTIONS) * len(entry.severities or SEVERITIES) * OF_ONE_CORRUPTION
     return TRAIN_IMAGES if name == "train" and entry.format in IMAGENET_FORMATS else None
 
 

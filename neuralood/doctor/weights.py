@@ -6,17 +6,12 @@ from dataclasses import asdict
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-import timm
-from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
 
-from neuralood.backbone import load_backbone
+from neuralood.backbone import load_backbone, to_be_fetched
 from neuralood.base import paths
 from neuralood.config import Backbone, Params
 from neuralood.doctor.findings import Check, Finding
-
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm's repositories call their weights."""
 
 HTTPS, WAIT_S = 443, 5.0
 
@@ -30,19 +25,13 @@ def weights_checks(params: Params) -> Iterator[Check]:
 
 def _look_at(settings: Backbone, key: str) -> Iterator[Finding]:
     check = f"weights: {key}"
-    if settings.weights == "hub" and not _is_cached(settings.name):
+    if settings.weights == "hub" and to_be_fetched(settings.name):
         yield _fetchable(check, settings.name)
         return
     backbone = load_backbone(**asdict(settings), data_root=paths.data_root())
     parameters = sum(one.numel() for one in backbone.parameters())
     text = f"{settings.name} from {settings.weights}: {parameters / 1e6:.1f} M parameters, loaded"
     yield Finding(check, text)
-
-
-def _is_cached(name: str) -> bool:
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    repository = config.hf_hub_id if config else None
-    return not repository or any(isinstance(try_to_load_from_cache(repository, file), str) for file in HUB_FILES)
 
 
 def _fetchable(check: str, name: str) -> Finding:

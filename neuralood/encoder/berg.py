@@ -24,6 +24,7 @@ from neuralood.base import console
 from neuralood.base.errors import UserError
 from neuralood.base.weights import fingerprint, read_file
 from neuralood.data.rois import ROI_NAMES
+from neuralood.data.subject import FSAVERAGE_VERTICES, HEMISPHERES
 from neuralood.encoder.exported import require_free, write_exported
 from neuralood.encoder.image_model import NETWORKS
 from neuralood.encoder.scores import encoder_scores
@@ -32,10 +33,6 @@ from neuralood.encoder.trained import IMAGES, BrainEncoder, empty_encoder
 Arrays = dict[str, npt.NDArray[Any]]
 
 SUBJECTS = tuple(str(number) for number in range(1, 9))
-VERTICES = 163_842
-"""Of each hemisphere of fsaverage, in the order lh, rh."""
-SIDES = ("lh", "rh")
-
 PIXELS = 224
 PREPROCESSING = {
     "image_size": PIXELS,
@@ -57,7 +54,7 @@ OTHER_NAMES = {"OWFA": "OVWFA"}
 TERMS = (
     "Converted from the Brain Encoding Response Generator (github.com/gifale95/BERG), whose terms hold: cite it, say "
     "what was changed (converted to safetensors; vertices outside every ROI left out), research and education only, "
-    "share under the same terms. Trained on the Natural Scenes Dataset; holds none of its data."
+    "share under the same terms. Trained on the Natural Scenes Dataset; holds no fMRI and no image of it."
 )
 
 USAGE = "usage: neuralood import-berg --trust FOLDER SUBJECT OUT, where FOLDER is BERG's folder of one model"
@@ -193,20 +190,20 @@ def _built(
 
 def _rois(arrays: Arrays) -> tuple[list[str], npt.NDArray[np.bool_], list[npt.NDArray[np.int64]]]:
     """ROIs that have vertices: names such as lh.V1v, membership R V, and each hemisphere's vertices, ascending."""
-    of_side = {side: {name: _roi(arrays, side, name) for name in ROI_NAMES} for side in SIDES}
-    for side in SIDES:
+    of_side = {side: {name: _roi(arrays, side, name) for name in ROI_NAMES} for side in HEMISPHERES}
+    for side in HEMISPHERES:
         if not any(map(len, of_side[side].values())):
             raise KeyError(f"metadata/fmri/{side}_fsaverage_rois")
-    chosen = [np.unique(np.concatenate(list(of_side[side].values()))) for side in SIDES]
-    names, rows = [], []
-    for side in SIDES:
-        for name, vertices in of_side[side].items():
-            if len(vertices):
-                names.append(f"{side}.{name}")
-                rows.append(
-                    np.concatenate([np.isin(chosen[SIDES.index(its)], vertices) & (its == side) for its in SIDES])
-                )
-    return names, np.array(rows), chosen
+    chosen = [np.unique(np.concatenate(list(of_side[side].values()))) for side in HEMISPHERES]
+    hemi = np.repeat(HEMISPHERES, [len(vertices) for vertices in chosen])
+    places = np.concatenate(chosen)
+    members = {
+        f"{side}.{name}": (hemi == side) & np.isin(places, vertices)
+        for side in HEMISPHERES
+        for name, vertices in of_side[side].items()
+        if len(vertices)
+    }
+    return list(members), np.array(list(members.values())), chosen
 
 
 def _roi(arrays: Arrays, side: str, name: str) -> npt.NDArray[np.int64]:
@@ -222,10 +219,12 @@ def _roi(arrays: Arrays, side: str, name: str) -> npt.NDArray[np.int64]:
 def _of_vertices(arrays: Arrays, name: str, chosen: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[Any]:
     """Rows of the chosen vertices, lh then rh, of an array that each hemisphere has one of."""
     parts = []
-    for side, vertices in zip(SIDES, chosen, strict=True):
+    for side, vertices in zip(HEMISPHERES, chosen, strict=True):
         values = arrays[name.format(side)]
-        if len(values) != VERTICES:
-            raise UserError(f"{name.format(side)} has {len(values)} rows, wants one of each of {VERTICES} vertices")
+        if len(values) != FSAVERAGE_VERTICES:
+            raise UserError(
+                f"{name.format(side)} has {len(values)} rows, wants one of each of {FSAVERAGE_VERTICES} vertices"
+            )
         parts.append(values[vertices])
     return np.concatenate(parts)
 

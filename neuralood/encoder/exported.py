@@ -26,7 +26,7 @@ VERSION = 1
 """Raised when a reader of this version could not make sense of a folder any more."""
 
 TERMS = (
-    "Weights and scores only: no image, no fMRI and no other data of a person is in this folder. Whoever shares it "
+    "Weights, scores, and which vertex lies in which ROI: no image and no fMRI is in this folder. Whoever shares it "
     "sees to it that the terms of the data that it was trained on, such as those of the Natural Scenes Dataset, allow "
     "that, and cites them."
 )

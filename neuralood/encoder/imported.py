@@ -11,6 +11,7 @@ from neuralood.base.training import write_curve
 from neuralood.config import Params
 from neuralood.data.files import fingerprint_files
 from neuralood.data.manifest import Manifest, write_manifest
+from neuralood.data.subject import HEMISPHERES
 from neuralood.encoder.exported import read_exported
 from neuralood.encoder.trained import RECORD, WEIGHTS
 
@@ -33,7 +34,7 @@ def index_imported(params: Params) -> None:
             raise UserError(f"fmri.{key}: is {wanted}, but the encoder in {folder} is of {record[key]}")
     files = (RECORD, WEIGHTS)
     fingerprint = fingerprint_files(folder, files)
-    sides = {side: record["hemi"].count(number) for number, side in enumerate(("lh", "rh"))}
+    sides = {side: record["hemi"].count(number) for number, side in enumerate(HEMISPHERES)}
     listed: dict[str, Any] = {
         "source": IMPORTED,
         "subject": fmri.subject,

@@ -12,8 +12,8 @@ from neuralood.base.errors import UserError
 from neuralood.config import FileSet, Params
 from neuralood.data.algonauts import subject as algonauts
 from neuralood.data.imagenet import objectnet
-from neuralood.data.imagenet.corrupted import ALEXNET_ERROR, SEVERITIES
-from neuralood.data.imagenet.layouts import IMAGENET_FORMATS, SPLIT
+from neuralood.data.imagenet.corruptions import CORRUPTIONS, SEVERITIES
+from neuralood.data.imagenet.layouts import IMAGENET_FORMATS, of_own_split
 from neuralood.data.imagenet.wnids import WNIDS
 from neuralood.data.images import EXTENSIONS
 from neuralood.data.listing import LITTER
@@ -110,7 +110,7 @@ def tally(name: str, entry: FileSet, folder: Path) -> Tally:
         counts = Counter(
             {place: count for place, count in counts.items() if os.path.basename(place) in objectnet.CLASSES}
         )
-    return Tally(dict(counts), _of_split(name, containers))
+    return Tally(dict(counts), {path: containers[path] for path in of_own_split(name, list(containers))})
 
 
 def _roots(entry: FileSet, folder: Path) -> Iterable[Path]:
@@ -120,7 +120,7 @@ def _roots(entry: FileSet, folder: Path) -> Iterable[Path]:
     if entry.format == "objectnet" and (folder / "images").is_dir():
         return [folder / "images"]
     if entry.format == "imagenet_c":
-        corruptions, severities = entry.corruptions or ALEXNET_ERROR, entry.severities or SEVERITIES
+        corruptions, severities = entry.corruptions or CORRUPTIONS, entry.severities or SEVERITIES
         return [folder / corruption / str(severity) for corruption in corruptions for severity in severities]
     return [folder]
 
@@ -134,12 +134,3 @@ def _images_within(container: str) -> float:
             rows: int = parquet.read_metadata(container).num_rows
             return rows
     return os.stat(container).st_size / IMAGE_BYTES
-
-
-def _of_split(name: str, containers: dict[str, float]) -> dict[str, float]:
-    """Those of the own split where names tell several apart, as the readers have it; all of them otherwise."""
-    splits = {path: match[1].lower()[:3] if (match := SPLIT.search(Path(path).name)) else "" for path in containers}
-    if len(set(splits.values())) < 2:
-        return containers
-    own = "tra" if name == "train" else "val"
-    return {path: size for path, size in containers.items() if splits[path] == own}

@@ -26,7 +26,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import write_whole
 from neuralood.base.store import Array, decode_ids, encode_ids, open_arrays
 from neuralood.base.writing import ArraySpec, create_store, require_space, write_rows
-from neuralood.data.containers import container_of
+from neuralood.data.containers import stamp
 from neuralood.data.manifest import Manifest
 
 MAY_DIFFER = ("dataset", "versions")
@@ -188,15 +188,8 @@ def discard(partial: Path) -> None:
 
 
 def stamp_of(file: Path) -> Array:
-    """Size in bytes and modification time in ns of a file (of its container, for an image inside one).
-
-    Equal stamps, same image; zeros where it is gone.
-    """
-    try:
-        stat = container_of(file).stat()
-    except OSError:
-        return np.zeros(2, np.int64)
-    return np.array([stat.st_size, stat.st_mtime_ns], np.int64)
+    """The stamp of an image's file (see neuralood.data.containers.stamp), as stores keep it."""
+    return np.array(stamp(file), np.int64)
 
 
 def stamps_folder(partial: Path) -> Path:

@@ -12,12 +12,9 @@ import numpy.typing as npt
 from neuralood.base.errors import UserError
 from neuralood.data.arrays import read_npy
 from neuralood.data.rois import ROI_FAMILIES
-from neuralood.data.subject import HEMISPHERES, TEST, TRAIN
+from neuralood.data.subject import FSAVERAGE_VERTICES, HEMISPHERES, TEST, TRAIN
 
 TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
-
-FSAVERAGE_VERTICES = 163_842
-"""Vertices of a hemisphere of fsaverage."""
 
 TRAINING_IMAGES = (9841, 9841, 9082, 8779, 9841, 9082, 9841, 8779)
 TEST_IMAGES = (159, 159, 293, 395, 159, 293, 159, 395)

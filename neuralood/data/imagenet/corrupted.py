@@ -6,42 +6,10 @@ from sys import intern
 
 from neuralood.base.errors import UserError
 from neuralood.data.files import Listed, Listing
+from neuralood.data.imagenet.corruptions import ALEXNET_ERROR, ARCHIVES, SEVERITIES
 from neuralood.data.imagenet.expected import layout_error, require_folders, shown, sub_folders, warn_count
 from neuralood.data.imagenet.wnids import WNIDS, val_source
 from neuralood.data.listing import Request, scan_images
-
-ARCHIVES = {
-    "noise.tar": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur.tar": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather.tar": ("snow", "frost", "fog", "brightness"),
-    "digital.tar": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    "extra.tar": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-}
-"""What is downloaded -> the corruptions in it."""
-
-EXTRA = ARCHIVES["extra.tar"]
-"""Corruptions for tuning on: they never count in the mean corruption error."""
-
-ALEXNET_ERROR = {
-    "gaussian_noise": 0.886428,
-    "shot_noise": 0.894468,
-    "impulse_noise": 0.922640,
-    "defocus_blur": 0.819880,
-    "glass_blur": 0.826268,
-    "motion_blur": 0.785948,
-    "zoom_blur": 0.798360,
-    "snow": 0.866816,
-    "frost": 0.826572,
-    "fog": 0.819324,
-    "brightness": 0.564592,
-    "contrast": 0.853204,
-    "elastic_transform": 0.646056,
-    "pixelate": 0.717840,
-    "jpeg_compression": 0.606500,
-}
-"""The 15 corruptions of the mean corruption error -> AlexNet's top-1 error, the mean over severities."""
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 IMAGES = 50_000
 """Images of one corruption at one severity."""

@@ -32,15 +32,17 @@ def require_folders(request: Request, below: str, expected: Iterable[str], what:
     prefix = f"{below}/" if below else ""
     wanted = [name for name in expected if not request.excluded.covers(f"{prefix}{name}")]
     found = sub_folders(request, below)
-    missing, strange = set(wanted) - set(found), set(found) - set(wanted)
-    if missing or strange:
-        problems = [
-            f"{len(names)} {kind} ({shown(sorted(names))})"
-            for kind, names in (("missing", missing), ("unknown", strange))
-            if names
-        ]
-        raise layout_error(request, what, f"{len(found)} folders, {' and '.join(problems)}", below)
+    if set(found) != set(wanted):
+        raise layout_error(request, what, differing(found, wanted), below)
     return wanted
+
+
+def differing(found: Sequence[str], wanted: Sequence[str]) -> str:
+    """How many folders were found, and which are missing or should not be there."""
+    missing, strange = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    kinds = (("missing", missing), ("unknown", strange))
+    problems = (f"{len(names)} {kind} ({shown(names)})" for kind, names in kinds if names)
+    return f"{len(found)} folders, {' and '.join(problems)}"
 
 
 def refuse_imagenet_o(request: Request, folders: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from neuralood.base import console, paths
 from neuralood.base.errors import UserError
 from neuralood.data.containers import TarMember, member_bytes, read_columns, tar_members
 from neuralood.data.files import Listed, Listing, require_content
-from neuralood.data.imagenet.expected import layout_error, refuse_imagenet_o, shown
+from neuralood.data.imagenet.expected import differing, layout_error, refuse_imagenet_o, shown
 from neuralood.data.imagenet.wnids import WNID, WNIDS, class_index, val_source
 from neuralood.data.images import EXTENSIONS
 from neuralood.data.listing import Request, exclude_key, lines, require_none_loose, scan_images, top_level
@@ -64,7 +65,7 @@ def list_folders(request: Request) -> Listing:
 
 def list_wnid_folders(request: Request) -> Listing:
     """WNID/* of any of the 1000 classes, sorted by class, then path."""
-    return wnid_listing(request, wnid_classes(request))
+    return wnid_listing(request)
 
 
 def list_flat(request: Request) -> Listing:
@@ -156,21 +157,15 @@ def wnid_classes(request: Request) -> list[str]:
     return wnids
 
 
-def wnid_listing(request: Request, wnids: Sequence[str]) -> Listing:
-    """Images of a set whose folders must be exactly `wnids`; sorted by class, then path.
+def wnid_listing(request: Request, wnids: Sequence[str] | None = None) -> Listing:
+    """Images of a set whose folders must be exactly `wnids`, or may be any of them; sorted by class, then path.
 
     Files named as val's images are versions of them. Raises UserError where a folder is missing, or one too many.
     """
-    found, wanted = wnid_classes(request), sorted(wnids)
-    missing, strange = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or strange:
-        problems = [
-            f"{len(names)} {kind}: {shown(names)}"
-            for kind, names in (("missing", missing), ("of other classes", strange))
-            if names
-        ]
-        expected = f"the folders of {len(wanted)} classes"
-        raise layout_error(request, expected, f"{len(found)} ({'; '.join(problems)})")
+    found = wnid_classes(request)
+    wanted = found if wnids is None else sorted(wnids)
+    if found != wanted:
+        raise layout_error(request, f"the folders of {len(wanted)} classes", differing(found, wanted))
     images = scan_images(request.folder, wanted, request.excluded, request.key)
     listed = [Listed(*image, label) for label, name in enumerate(wanted) for image in images[name]]
     return Listing(tuple(listed), tuple(wanted), sources=_sources(request, listed, [image.path for image in listed]))
@@ -250,20 +245,25 @@ def _split_files(request: Request, suffix: str) -> list[tuple[str, int]]:
     archives = [name for name in names if name.startswith("ILSVRC2012_") or WNID.match(name)]
     if archives:
         raise UserError(f"{request.folder} ({request.key}): {archives[0]} is an archive of ImageNet's own: unpack it")
-    splits = {name: _split_of(name) for name in names}
-    wanted = "train" if request.name == "train" else "val"
-    if len(set(splits.values())) > 1:
-        names = [name for name in names if splits[name] == wanted]
-    if not names:
-        found = shown(sorted(splits) or folders + files) or "nothing"
-        raise layout_error(request, f"*{suffix} files, and {wanted} in their names where there are splits", found)
-    for name in names:
+    own = of_own_split(request.name, names)
+    if not own:
+        split = "train" if request.name == "train" else "val"
+        found = shown(names or folders + files) or "nothing"
+        raise layout_error(request, f"*{suffix} files, and {split} in their names where there are splits", found)
+    for name in own:
         require_content(request.folder / name)
-    return [(name, (request.folder / name).stat().st_size) for name in names]
+    return [(name, (request.folder / name).stat().st_size) for name in own]
+
+
+def of_own_split(set_name: str, names: Sequence[str]) -> list[str]:
+    """Those files of a set's own split, train or val, where names tell several splits apart; all of them otherwise."""
+    splits = [_split_of(name) for name in names]
+    own = "train" if set_name == "train" else "val"
+    return [name for name, split in zip(names, splits, strict=True) if split == own or len(set(splits)) < 2]
 
 
 def _split_of(name: str) -> str | None:
-    match = SPLIT.search(name)
+    match = SPLIT.search(os.path.basename(name))
     return {"tra": "train", "val": "val", "tes": "test"}[match[1].lower()[:3]] if match else None
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neuralood.data.imagenet.wnids import VAL_NAME, WNID, WNIDS, packaged_wnids
+from neuralood.data.images import EXTENSIONS
 
 MOST_SEEN = 4000
 """Entries of a folder that are looked at."""
-
-IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class Look(NamedTuple):
@@ -53,7 +52,7 @@ LAYOUTS: tuple[tuple[str, Callable[[Look], bool]], ...] = (
     ("imagenet_stylized", lambda look: _is_imagenet(look) and "styl" in look.name),
     ("imagenet_folders", lambda look: look.wnids >= frozenset(WNIDS)),
     ("wnid_folders", lambda look: bool(look.wnids) and look.wnids <= frozenset(WNIDS)),
-    ("folders", lambda look: not look.wnids and look.inner.lower().endswith(IMAGE_NAMES)),
+    ("folders", lambda look: not look.wnids and look.inner.lower().endswith(tuple(EXTENSIONS))),
 )
 """A format and what gives it away; the first that fits is meant."""
 

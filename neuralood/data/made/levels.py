@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from neuralood.data.imagenet.corruptions import CORRUPTIONS
+
 
 class Levels(NamedTuple):
     """The levels that a transform takes: the lowest and the highest, whether whole numbers only, and what they are."""
@@ -11,25 +13,6 @@ class Levels(NamedTuple):
     whole: bool
     meaning: str
 
-
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
-"""The 15 corruptions of ImageNet-C that count in its mean corruption error."""
 
 LEVELS: dict[str, Levels] = {
     "line_drawing": Levels(0.1, 5, False, "how strong a contour must be to be drawn, 1 as tuned"),

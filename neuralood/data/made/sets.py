@@ -22,14 +22,14 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, write_json, write_text
 from neuralood.base.seeding import generator
 from neuralood.config import MadeSet, Params
-from neuralood.data.containers import container_of, stem_of
+from neuralood.data.containers import stamp, stem_of
 from neuralood.data.files import fingerprint_files
+from neuralood.data.imagenet.corruptions import CORRUPTIONS
 from neuralood.data.images import read_image
 from neuralood.data.index import check_classes, made_manifest
 from neuralood.data.listing import lines
 from neuralood.data.made.corruptions import corruption_library
 from neuralood.data.made.framing import without_margin
-from neuralood.data.made.levels import CORRUPTIONS
 from neuralood.data.made.transforms import TRANSFORMS
 from neuralood.data.manifest import Manifest, read_manifest
 
@@ -73,14 +73,14 @@ class Recipe:
 
     def draw(self, job: Job, images: Path) -> Mark | str:
         """Draw one image below the folder `images`; returns its mark, or what is wrong with it."""
-        read_from = _stamp(job.file)
+        read_from = stamp(job.file)
         try:
             image = without_margin(read_image(job.file), self.margin_px)
         except UserError as error:
             return str(error)
         transform, rng = TRANSFORMS[self.transform], generator(self.seed, "made", self.transform, job.path)
         transform.save(transform.apply(image, self.level, rng, cropped=self.cropped), images / job.made_path)
-        return Mark(job.made_path, _stamp(images / job.made_path)[0], job.path, *read_from)
+        return Mark(job.made_path, stamp(images / job.made_path)[0], job.path, *read_from)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Growing:
 
     def _mark_now(self, job: Job) -> Mark:
         """The mark that the job's drawing has if it is whole and of what the source file is now."""
-        return Mark(job.made_path, _stamp(self.images / job.made_path)[0], job.path, *_stamp(job.file))
+        return Mark(job.made_path, stamp(self.images / job.made_path)[0], job.path, *stamp(job.file))
 
 
 def make_set(name: str, params: Params) -> Manifest:
@@ -155,8 +155,7 @@ def make_set(name: str, params: Params) -> Manifest:
     entry, source = params.made[name], read_manifest(params.made[name].source)
     if not source.classes:
         raise UserError(f"made.{name}.source: {entry.source} has no classes; choose a labelled set")
-    if source.members is None:
-        check_classes(name, source.classes, params)
+    check_classes(name, source.classes, params, source.members)
     if entry.transform in CORRUPTIONS:
         corruption_library()
     transform, folder = TRANSFORMS[entry.transform], paths.made(name)
@@ -224,12 +223,3 @@ def _mapped(draw: Callable[[Job], Mark | str], jobs: Sequence[Job], workers: int
 
 def _line(mark: Mark) -> str:
     return json.dumps(mark) + "\n"
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    """Bytes and modification time in ns of the file that an image lies in; -1 where there is none."""
-    try:
-        found = container_of(file).stat()
-    except OSError:
-        return -1, -1
-    return found.st_size, found.st_mtime_ns

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neuralood.data.imagenet.corruptions import CORRUPTIONS
 from neuralood.data.made.corruptions import corrupted
 from neuralood.data.made.distortions import low_contrast, patch_shuffle, phase_noise
 from neuralood.data.made.framing import centre_square, whole_square
-from neuralood.data.made.levels import CORRUPTIONS
 from neuralood.data.made.styles import cartoon, line_drawing, silhouette
 
 
@@ -28,7 +28,7 @@ class FileKind:
 PNG = FileKind(".png", MappingProxyType({}))
 """Without loss: for flat and faint pictures, which JPEG would give a texture, or take it from."""
 FINE_JPEG = FileKind(".jpg", MappingProxyType({"quality": 95, "subsampling": 0}))
-"""A quarter of a PNG's size: for what is as rich as a photo, and mostly was a JPEG before."""
+"""Far smaller than a PNG: for what is as rich as a photo, and mostly was a JPEG before."""
 IMAGENET_C_JPEG = FileKind(".jpg", MappingProxyType({"quality": 85}))
 """As ImageNet-C itself is kept; its scores include it."""
 

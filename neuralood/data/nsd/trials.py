@@ -28,9 +28,6 @@ STIMULI = 73_000
 SESSIONS = (40, 40, 32, 30, 40, 32, 40, 30)
 """Sessions of subjects 1 to 8; copies made before 2023-08-20 lack the last three of each."""
 
-SEEN = (10_000, 10_000, 9411, 9209, 10_000, 9411, 10_000, 9209)
-"""Images that subjects 1 to 8 saw at least once in all their sessions."""
-
 ORDER_COLUMNS = ("SUBJECT", "SESSION", "RUN", "TRIAL")
 IMAGE_COLUMN = "73KID"
 
