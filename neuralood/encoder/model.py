@@ -1,7 +1,7 @@
 """The ROI-query brain encoder (Adeli et al. 2023, arXiv 2308.01175; 2025, arXiv 2505.17329).
 
-Learned queries, one a region of interest (ROI) and hemisphere, cross-attend to projected, position-embedded
-patch tokens; every vertex is read out linearly from the output tokens of the ROIs that it belongs to.
+Learned queries, one a region of interest (ROI) and hemisphere, cross-attend to position-embedded patch tokens;
+every vertex is read out linearly from the output tokens of the ROIs that it belongs to.
 """
 
 from typing import Any
@@ -18,18 +18,18 @@ class DecoderLayer(nn.Module):
     Pre-normed (Xiong et al. 2020): our choice.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, *, first: bool) -> None:
+    def __init__(self, width: int, token_width: int, heads: int, dropout: float, *, first: bool) -> None:
         super().__init__()
         self.self_norm = None if first else nn.LayerNorm(width)
         self.self_attention = None if first else CrossAttention(width, heads, dropout)
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = CrossAttention(width, heads, dropout)
+        self.cross_attention = CrossAttention(width, heads, dropout, token_width)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, queries: Tensor, patches: Tensor) -> Tensor:
-        """queries B Q W, patches B N W -> B Q W."""
+    def forward(self, queries: Tensor, patches: Tensor, position: Tensor) -> Tensor:
+        """queries B Q W (1 Q W into the first layer), patches B N D, position N D -> B Q W."""
         queries = self.mixed(queries)
-        queries = queries + self.cross_attention(self.cross_norm(queries), patches)
+        queries = queries + self.cross_attention(self.cross_norm(queries), patches, position)
         updated: Tensor = queries + self.feed_forward(queries)
         return updated
 
@@ -100,10 +100,11 @@ class RoiEncoder(nn.Module):
         self.register_buffer("membership", membership)
         self.register_buffer("token_mean", torch.zeros(token_width))
         self.register_buffer("token_sd", torch.ones(token_width))
-        self.project = nn.Linear(token_width, width)
-        self.position = nn.Parameter(torch.randn(patches, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(patches, token_width) * 0.02)
         self.queries = nn.Parameter(torch.randn(len(membership), width))
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout, first=n == 0) for n in range(depth))
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, token_width, heads, dropout, first=number == 0) for number in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
         self.readout = RoiReadout(membership, width)
 
@@ -119,26 +120,26 @@ class RoiEncoder(nn.Module):
 
     def roi_tokens(self, patches: Tensor) -> Tensor:
         """patches B N D -> output token of each query, B Q W."""
-        embedded = self._embed(patches)
-        queries = self.queries.expand(len(patches), -1, -1)
+        patches = self._standardised(patches)
+        queries = self.queries.unsqueeze(0)
         for layer in self.layers:
-            queries = layer(queries, embedded)
+            queries = layer(queries, patches, self.position)
         normed: Tensor = self.norm(queries)
         return normed
 
     def attention(self, patches: Tensor) -> Tensor:
         """Where each query of the last layer looks: B Q N, mean over heads."""
-        embedded = self._embed(patches)
-        queries = self.queries.expand(len(patches), -1, -1)
+        patches = self._standardised(patches)
+        queries = self.queries.unsqueeze(0)
         for layer in self.layers[:-1]:
-            queries = layer(queries, embedded)
+            queries = layer(queries, patches, self.position)
         last: Any = self.layers[-1]
-        weights: Tensor = last.cross_attention.weights(last.cross_norm(last.mixed(queries)), embedded)
+        queries = last.cross_norm(last.mixed(queries))
+        weights: Tensor = last.cross_attention.weights(queries, patches, self.position)
         return weights
 
-    def _embed(self, patches: Tensor) -> Tensor:
-        embedded: Tensor = self.project((patches - self.token_mean) / self.token_sd) + self.position
-        return embedded
+    def _standardised(self, patches: Tensor) -> Tensor:
+        return (patches - self.token_mean) / self.token_sd
 
 
 def query_membership(roi: Tensor, hemi: Tensor) -> Tensor:
