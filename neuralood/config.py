@@ -215,6 +215,7 @@ class Encoder:
     heads: Positive
     width: Positive
     dropout: Dropout
+    positions: Literal["learned", "sine"]
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
@@ -264,6 +265,7 @@ class Runtime:
     training_threads: Positive
     workers: Count
     verify: Verify
+    checkpoint_minutes: PositiveFloat
     progress: bool
 
 

@@ -1,5 +1,7 @@
 """Train the fusion classifier and its linear probe on the train set, choices made on a holdout of it."""
 
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -19,8 +21,9 @@ from neuralood.base.reading import (
     training_epochs,
 )
 from neuralood.base.records import write_json
+from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import Array
+from neuralood.base.store import CONTENTS, Array
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Fusion, Params
 from neuralood.data.fmri import vertices_of
@@ -56,7 +59,7 @@ def train_fusion(params: Params) -> None:
         probe = fit_probe(features, labels, rows, holdout, params.fusion.probe_c)
         model = build_fusion(params.fusion, data, len(manifest.classes), order, encoder, seed).to(device)
         standardise(model, data, rows)
-        history = _fit(params.fusion, model, data, labels, rows, holdout, seed)
+        history = _fit(params, model, data, labels, rows, holdout, number)
         save_seed(number, model, probe)
         write_curve(seed_folder(number) / CURVE, history)
         _show(number, probe, history, params.fusion)
@@ -69,6 +72,7 @@ def train_fusion(params: Params) -> None:
         "parameters": parameter_counts(model, probe, encoder),
     }
     write_json(paths.FUSION / RECORD, summary)
+    shutil.rmtree(paths.partial(paths.FUSION), ignore_errors=True)
     console.wrote(paths.FUSION, f"fusion and linear probe, {params.fusion.seeds} seed(s)")
 
 
@@ -124,15 +128,15 @@ def parameter_counts(model: FusionClassifier, probe: Probe, encoder: BrainEncode
 
 
 def _fit(
-    settings: Fusion,
+    params: Params,
     model: FusionClassifier,
     data: ImageData,
     labels: Array,
     rows: Array,
     holdout: Array,
-    seed: int,
+    number: int,
 ) -> list[Epoch]:
-    device = next(model.parameters()).device
+    settings, device = params.fusion, next(model.parameters()).device
     targets = torch.from_numpy(labels).long()
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
@@ -154,16 +158,32 @@ def _fit(
             total += float(F.cross_entropy(output.logits, truth, reduction="sum"))
         return total / len(holdout)
 
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostBatch, Tensor]]]]:
+        rng = generator(derived_seed(params.seed, "fusion", number), "batches")
+        return training_epochs(data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, rng, steps)
+
     return fit(
         model,
         len(rows),
-        training_epochs(
-            data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, generator(seed, "batches")
-        ),
+        epochs_after,
         loss_of,
         validate,
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
         f"fusion ({settings.variant})",
+        _checkpoint(params, data, number),
+    )
+
+
+def _checkpoint(params: Params, data: ImageData, number: int) -> Checkpoint:
+    """Of an interrupted training of the seed `number`."""
+    decides = {
+        "settings": asdict(params.fusion),
+        "seed": [params.seed, number],
+        "tokens": data.tokens.attributes[CONTENTS],
+        "fmri": data.fmri.attributes[CONTENTS],
+    }
+    return checkpoint_of(
+        paths.partial(paths.FUSION) / f"seed{number}.safetensors", decides, params.runtime.checkpoint_minutes
     )
 
 
