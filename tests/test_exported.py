@@ -24,7 +24,7 @@ from neuralood.config import load_params
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.berg import PREPROCESSING
-from neuralood.encoder.exported import CHECKSUM, export_encoder, read_exported, record_digest, write_exported
+from neuralood.encoder.exported import CHECKSUM, VERSION, export_encoder, read_exported, record_digest, write_exported
 from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.scores import encoder_scores
@@ -316,7 +316,7 @@ DAMAGES = {
     ),
     "a pickle": (lambda folder: torch.save({}, folder / WEIGHTS), "encoder.safetensors is damaged"),
     "not exported": (edit("format", None), "no exported encoder"),
-    "a later version": (edit("version", 2), "version 2, this program reads 1"),
+    "a later version": (edit("version", VERSION + 1), f"version {VERSION + 1}, this program reads {VERSION}"),
     "nothing to read": (edit("reads", "fmri"), "`reads` is 'fmri'"),
     "a missing key": (edit("hemi", None), "`hemi` is missing"),
     "a key of another kind": (edit("scores", "good"), "`scores` is missing, or no dict"),
@@ -399,11 +399,13 @@ def test_vertices_of_an_imported_encoder_are_planned(importer):
     assert vertex_count(params) == load_encoder()[0].membership.shape[1]
 
 
-def test_every_size_survives_the_way(tmp_path, rng):
+@pytest.mark.parametrize("positions", ["learned", "sine"])
+def test_every_size_survives_the_way(tmp_path, rng, positions):
     """Two layers, hemispheres of unequal size, an ROI in both, a vertex in two ROIs."""
     membership = torch.from_numpy(rng.random((5, 13)) < 0.3)
     membership[4] |= ~membership.any(dim=0)
-    model = randomise(RoiEncoder(membership, patches=6, token_width=7, width=8, depth=2, heads=4, dropout=0.1)).eval()
+    sizes = {"grid": [2, 3], "token_width": 8, "width": 8, "depth": 2, "heads": 4, "dropout": 0.1}
+    model = randomise(RoiEncoder(membership, **sizes, positions=positions)).eval()
     record = {
         "reads": "tokens",
         "sizes": model.sizes,
@@ -418,7 +420,7 @@ def test_every_size_survives_the_way(tmp_path, rng):
         "tokens": {},
     }
     write_exported(tmp_path / "new", model, record, {}, 0, "")
-    tokens = torch.from_numpy(rng.standard_normal((3, 6, 7), np.float32))
+    tokens = torch.from_numpy(rng.standard_normal((3, 6, 8), np.float32))
     read = read_exported(tmp_path / "new")
     assert torch.equal(read.model(tokens), model(tokens))
     assert read.record == record

@@ -22,7 +22,7 @@ from neuralood.encoder.image_model import NETWORKS
 from neuralood.encoder.trained import IMAGES, RECORD, TOKENS, WEIGHTS, BrainEncoder, empty_encoder, load_encoder
 
 FORMAT = "neuralood brain encoder"
-VERSION = 1
+VERSION = 2
 """Raised when a reader of this version could not make sense of a folder any more."""
 
 TERMS = (
