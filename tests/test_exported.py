@@ -422,6 +422,6 @@ def test_every_size_survives_the_way(tmp_path, rng, positions):
     write_exported(tmp_path / "new", model, record, {}, 0, "")
     tokens = torch.from_numpy(rng.standard_normal((3, 6, 8), np.float32))
     read = read_exported(tmp_path / "new")
-    with torch.inference_mode():  # matrix products differ in their last bit where gradients are wanted
-        assert torch.equal(read.model(tokens), model(tokens))
+    model.requires_grad_(False)  # matrix products differ in their last bit where gradients are wanted
+    assert torch.equal(read.model(tokens), model(tokens))
     assert read.record == record
