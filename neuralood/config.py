@@ -216,6 +216,7 @@ class Encoder:
     width: Positive
     dropout: Dropout
     positions: Literal["learned", "sine"]
+    start: Literal["queries", "zeros"]
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive

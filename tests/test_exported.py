@@ -405,7 +405,7 @@ def test_every_size_survives_the_way(tmp_path, rng, positions):
     membership = torch.from_numpy(rng.random((5, 13)) < 0.3)
     membership[4] |= ~membership.any(dim=0)
     sizes = {"grid": [2, 3], "token_width": 8, "width": 8, "depth": 2, "heads": 4, "dropout": 0.1}
-    model = randomise(RoiEncoder(membership, **sizes, positions=positions)).eval()
+    model = randomise(RoiEncoder(membership, **sizes, positions=positions, start="queries")).eval()
     record = {
         "reads": "tokens",
         "sizes": model.sizes,

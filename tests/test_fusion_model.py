@@ -41,9 +41,8 @@ VARIANTS = ("bmfl", "concat", "image_only", "brain_only")
 def make_encoder():
     membership = torch.zeros(2, VERTICES, dtype=torch.bool)
     membership[0, :5], membership[1, 5:] = True, True
-    return RoiEncoder(
-        membership, grid=(1, PATCHES), token_width=3, width=4, depth=1, heads=2, dropout=0.0, positions="learned"
-    )
+    sizes = {"grid": (1, PATCHES), "token_width": 3, "width": 4, "depth": 1, "heads": 2, "dropout": 0.0}
+    return RoiEncoder(membership, **sizes, positions="learned", start="queries")
 
 
 def make_model(variant, **changes):

@@ -85,6 +85,7 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
         heads=settings.heads,
         dropout=settings.dropout,
         positions=settings.positions,
+        start=settings.start,
     )
 
 

@@ -228,6 +228,7 @@ def _random_encoder(params: Params, shape: TokenShape, brain: Brain) -> RoiEncod
         heads=settings.heads,
         dropout=settings.dropout,
         positions=settings.positions,
+        start=settings.start,
     )
 
 
