@@ -69,6 +69,16 @@ class Measured:
         return np.flatnonzero(self.split == split)
 
 
+@dataclass(frozen=True)
+class OodFmri:
+    """fMRI of the images of a set of role fmri_ood: I images, V vertices as in Measured, C classes of the set."""
+
+    fmri: npt.NDArray[np.float32]
+    """I V."""
+    ceiling: npt.NDArray[np.float32]
+    """The largest r a perfect model can reach on the images of each class, C V."""
+
+
 def index_fmri(params: Params) -> dict[str, Any]:
     """The record of the user's fMRI for data/manifests/fmri.json: where it lies, its shapes and contents.
 

@@ -22,6 +22,7 @@ from neuralood.data.imagenet.nearest import nearest_format
 from neuralood.data.imagenet.wnids import WNIDS_SHA256
 from neuralood.data.images import EXTENSIONS, read_image
 from neuralood.data.index import check_classes, read_listing
+from neuralood.demo.drawing import count_drawn
 from neuralood.doctor.findings import Check, Finding, shortened
 from neuralood.plan.counts import Tally, tally
 
@@ -75,7 +76,7 @@ def _data_root(params: Params) -> Iterator[Finding]:
 
 def _other_sets(params: Params) -> Iterator[Finding]:
     if params.rendered:
-        count = sum(entry.n for entry in params.rendered.values())
+        count = sum(count_drawn(params, name) for name in params.rendered)
         yield Finding("rendered sets", f"{len(params.rendered)} sets, {count:,} images, drawn by the render stage")
     if params.made:
         made = ", ".join(f"{name} from {entry.source}" for name, entry in params.made.items())
