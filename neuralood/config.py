@@ -68,7 +68,9 @@ FileFormat = Literal[
 SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
 """Formats whose reader tells the files of train and val in one folder apart by their names."""
 MEASURED_FORMATS = ("algonauts2023", "nsd")
-"""Formats of the images that a scanned person saw; all others are labelled sets."""
+"""Formats of the images that a scanned person saw, and trains on; nsdsynthetic aside, all others are labelled sets."""
+SUBJECT_FORMATS = ("nsd", "nsdsynthetic")
+"""Formats whose folder holds several people's data."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -97,7 +99,7 @@ class FileSet:
     part: Part | None = None
     exclude: tuple[str, ...] = ()
     subject: Name | None = None
-    """Whose images they are: nsd only."""
+    """Whose images they are: nsd and nsdsynthetic only."""
     labels: str | None = None
     """Labels of a flat ImageNet val, below the data root: Kaggle's CSV, or the folder of the devkit."""
     corruptions: tuple[str, ...] | None = None
@@ -447,15 +449,15 @@ def _format_problems(params: Params) -> list[str]:
             problems.append(
                 f"files.{name}.format: {' and '.join(MEASURED_FORMATS)} are for nsd, all others for labelled sets"
             )
-        for option, value, owner in (
-            ("subject", files.subject, "nsd"),
-            ("labels", files.labels, "imagenet_flat"),
-            ("corruptions", files.corruptions, "imagenet_c"),
-            ("severities", files.severities, "imagenet_c"),
+        for option, value, owners in (
+            ("subject", files.subject, SUBJECT_FORMATS),
+            ("labels", files.labels, ("imagenet_flat",)),
+            ("corruptions", files.corruptions, ("imagenet_c",)),
+            ("severities", files.severities, ("imagenet_c",)),
         ):
-            if value is not None and files.format != owner:
-                problems.append(f"files.{name}.{option}: only format {owner} has it, not {files.format}")
-        if files.format == "nsd" and files.subject != params.fmri.subject:
+            if value is not None and files.format not in owners:
+                problems.append(f"files.{name}.{option}: only format {' or '.join(owners)} has it, not {files.format}")
+        if files.format in SUBJECT_FORMATS and files.subject != params.fmri.subject:
             problems.append(f"files.{name}.subject: must be fmri.subject, {params.fmri.subject}, got {files.subject}")
         if files.format == "imagenet_flat" and files.labels is None:
             problems.append(f"files.{name}.labels: missing; a flat val has its labels in Kaggle's CSV or the devkit")
@@ -472,7 +474,8 @@ def _overlap_problems(params: Params) -> list[str]:
     for index, (name, files) in enumerate(entries):
         for other, more in entries[index + 1 :]:
             splits = {name, other} == {"train", "val"} and files.format == more.format in SPLIT_FORMATS
-            if Path(files.path) != Path(more.path) or splits:
+            of_nsd = {files.format, more.format} == set(SUBJECT_FORMATS)
+            if Path(files.path) != Path(more.path) or splits or of_nsd:
                 continue
             if not _complementary(files.part, more.part):
                 problems.append(

@@ -11,8 +11,9 @@ from neuralood.base.records import write_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array, open_store
 from neuralood.config import Params
-from neuralood.data.fmri import TEST, OodFmri, read_measured
+from neuralood.data.fmri import TEST, Measured, OodFmri, measured_vertices, read_measured
 from neuralood.data.manifest import Manifest, read_manifest
+from neuralood.data.nsd.synthetic import read_synthetic
 from neuralood.demo.subject import simulate_ood
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.scores import encoder_scores, pearson_columns
@@ -38,7 +39,7 @@ def score_encoder(params: Params, set_name: str) -> None:
     if tokens.attributes["dataset"] != manifest.fingerprint:
         raise UserError(f"{tokens.path} is of other images than {paths.manifest(set_name)}: run `dvc repro`")
     model.to(device)
-    seen, labels = ood_fmri(params, manifest), np.array(manifest.labels)
+    seen, labels = ood_fmri(params, manifest, measured), np.array(manifest.labels)
     test = generator(params.seed, "photos beside OOD images").permutation(measured.rows(TEST))
 
     def score(predicted: Array, fmri: Array, ceiling: Array | None) -> dict[str, Any]:
@@ -57,17 +58,24 @@ def score_encoder(params: Params, set_name: str) -> None:
     console.wrote(paths.encoder_ood(set_name), f"scores of the encoder on {len(manifest)} images")
 
 
-def ood_fmri(params: Params, manifest: Manifest) -> OodFmri:
-    """What the subject answered to the images of a set of role fmri_ood."""
-    return simulate_ood(params, manifest)
+def ood_fmri(params: Params, manifest: Manifest, measured: Measured) -> OodFmri:
+    """What the subject of `measured` answered to the images of a set of role fmri_ood, vertex by vertex."""
+    if measured.simulated:
+        return simulate_ood(params, manifest)
+    folder = paths.data_root() / manifest.folder
+    fmri, ceiling = read_synthetic(folder, measured.subject, measured.space, measured_vertices(), manifest)
+    return OodFmri(fmri, ceiling[None])
 
 
 def _show(scores: dict[str, Any], encoder: dict[str, Any]) -> None:
-    simulated = ", simulated fMRI" if encoder["trained_on"] == "simulated" else ""
-    rows = {name: f"{_medians(one)}   photo {_medians(one['photo'])}" for name, one in scores.items()}
-    console.results(f"Brain encoder out of distribution, control {encoder['control']}{simulated}: median r", rows)
+    simulated = " (simulated fMRI)" if encoder["trained_on"] == "simulated" else ""
+    title = f"Brain encoder, control {encoder['control']}{simulated}: median r, and that on as many photos"
+    console.results(title, {name: _line(one, one["photo"]) for name, one in scores.items()})
 
 
-def _medians(scores: dict[str, Any]) -> str:
-    groups = {"all": scores, **scores["groups"]}
-    return "  ".join(f"{name} {one['pearson']['median']:.2f}" for name, one in groups.items())
+def _line(scores: dict[str, Any], photo: dict[str, Any]) -> str:
+    parts = [("all", scores, photo), *((name, one, photo["groups"][name]) for name, one in scores["groups"].items())]
+    medians = [
+        f"{name} {one['pearson']['median']:5.2f} {other['pearson']['median']:5.2f}" for name, one, other in parts
+    ]
+    return "   ".join(medians)

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from neuralood.config import Params, load_params
 
 PROJECT = Path(__file__).resolve().parent.parent
-SMALL = {"nsd": 90, "train": 60}
+SMALL = {"nsd": 90, "nsd_restyled": 90, "train": 60}
 """Images of the large sets; the others have 20."""
 
 

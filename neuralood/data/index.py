@@ -141,6 +141,7 @@ def _manifest(name: str, folder: Path, found: Listing, *, full_hash: bool = Fals
         answers=found.answers,
         margin_px=found.margin_px,
         cropped=found.cropped,
+        linear=found.linear,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.base.seeding import generator
-from neuralood.config import MEASURED_FORMATS, FileSet, Params
+from neuralood.config import FileSet, Params
 from neuralood.data.containers import tar_members
 from neuralood.data.files import Listing
 from neuralood.data.imagenet.corrupted import IMAGES as OF_ONE_CORRUPTION
@@ -105,7 +105,8 @@ def _look_at_set(params: Params, name: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(check, shortened(str(error)), "red", _other_format(name, entry.format, folder, str(error)))
         return
-    classes = f"{len(found.classes):,} classes, " if entry.format not in MEASURED_FORMATS else ""
+    labelled = params.sets[name].role not in ("fmri", "fmri_ood")
+    classes = f"{len(found.classes):,} classes, " if labelled else ""
     yield Finding(check, f"{classes}{len(found.images):,} images ({entry.format})")
     if name == "train":
         yield _class_order(found.classes)
