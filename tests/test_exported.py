@@ -70,10 +70,11 @@ def shared(exporter, tmp_path):
 
 
 def without_nsd(folder):
-    """Take the set nsd out of params.yaml, as an importing project has none."""
+    """Take the sets with fMRI out of params.yaml, as an importing project has none."""
     yaml, file = YAML(), folder / "params.yaml"
     content = yaml.load(file)
-    del content["sets"]["nsd"], content["rendered"]["nsd"]
+    for name in ("nsd", "nsd_restyled"):
+        del content["sets"][name], content["rendered"][name]
     content["fmri"] |= IMPORTED
     yaml.dump(content, file)
 
