@@ -38,6 +38,7 @@ from stages.cache_tokens import main as cache_tokens
 from stages.evaluate import main as evaluate
 from stages.import_encoder import main as import_encoder
 from stages.prepare_fmri import main as prepare_fmri
+from stages.score_encoder import main as score_encoder
 from stages.train_encoder import main as train_encoder
 
 IMPORTED = {
@@ -116,6 +117,7 @@ def run_all(params):
     """Every stage from the import on."""
     import_and_adopt(params)
     for name in params.sets:
+        score_encoder(params, name)
         synthesize(params, name)
     train_fusion(params)
     for name in params.sets:
@@ -130,6 +132,7 @@ def test_without_fmri_the_whole_way_runs_and_says_imported(exporter, importer):
         json.loads(Path("metrics", f"{name}.json").read_text()) for name in ("encoder", "classification")
     )
     assert encoder["data"] == classification["fmri"] == "imported"
+    assert json.loads(Path("metrics/encoder_ood.json").read_text()) == {}
     made = json.loads((exporter / "metrics/encoder.json").read_text())
     assert encoder == {**made, "data": "imported", "trained_on": "simulated"}
     page = Path("metrics/report.html").read_text()

@@ -241,6 +241,8 @@ def measured(project):
             "fmri.files": files,
             "files": {"nsd": {"format": "algonauts2023", "path": "subj01"}},
             "rendered.nsd": DELETE,
+            "rendered.nsd_restyled": DELETE,
+            "sets.nsd_restyled": DELETE,
         }
     )
     return load_params(check_paths=False)
