@@ -38,6 +38,7 @@ from stages.cache_tokens import main as cache_tokens
 from stages.evaluate import main as evaluate
 from stages.import_encoder import main as import_encoder
 from stages.prepare_fmri import main as prepare_fmri
+from stages.score_encoder import main as score_encoder
 from stages.train_encoder import main as train_encoder
 
 IMPORTED = {
@@ -70,10 +71,11 @@ def shared(exporter, tmp_path):
 
 
 def without_nsd(folder):
-    """Take the set nsd out of params.yaml, as an importing project has none."""
+    """Take the sets with fMRI out of params.yaml, as an importing project has none."""
     yaml, file = YAML(), folder / "params.yaml"
     content = yaml.load(file)
-    del content["sets"]["nsd"], content["rendered"]["nsd"]
+    for name in ("nsd", "nsd_restyled"):
+        del content["sets"][name], content["rendered"][name]
     content["fmri"] |= IMPORTED
     yaml.dump(content, file)
 
@@ -115,6 +117,7 @@ def run_all(params):
     """Every stage from the import on."""
     import_and_adopt(params)
     for name in params.sets:
+        score_encoder(params, name)
         synthesize(params, name)
     train_fusion(params)
     for name in params.sets:
@@ -129,6 +132,7 @@ def test_without_fmri_the_whole_way_runs_and_says_imported(exporter, importer):
         json.loads(Path("metrics", f"{name}.json").read_text()) for name in ("encoder", "classification")
     )
     assert encoder["data"] == classification["fmri"] == "imported"
+    assert json.loads(Path("metrics/encoder_ood.json").read_text()) == {}
     made = json.loads((exporter / "metrics/encoder.json").read_text())
     assert encoder == {**made, "data": "imported", "trained_on": "simulated"}
     page = Path("metrics/report.html").read_text()

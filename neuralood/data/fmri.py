@@ -22,11 +22,12 @@ from neuralood.data.files import fingerprint_files
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.nsd import subject as nsd
 from neuralood.data.nsd.images import image_ids
+from neuralood.data.nsd.space import Vertices
 from neuralood.data.rois import ROI_GROUPS
+from neuralood.data.subject import FSAVERAGE_VERTICES, Subject
 from neuralood.data.subject import TEST as TEST
 from neuralood.data.subject import TRAIN as TRAIN
 from neuralood.data.subject import VALIDATION as VALIDATION
-from neuralood.data.subject import Subject
 
 KIND = "measured fMRI"
 
@@ -67,6 +68,16 @@ class Measured:
     def rows(self, split: int) -> npt.NDArray[np.int64]:
         """Indices of the images of one split, ascending."""
         return np.flatnonzero(self.split == split)
+
+
+@dataclass(frozen=True)
+class OodFmri:
+    """fMRI of the images of a set of role fmri_ood: I images, V vertices as in Measured, C classes of the set."""
+
+    fmri: npt.NDArray[np.float32]
+    """I V."""
+    ceiling: npt.NDArray[np.float32]
+    """The largest r a perfect model can reach on the images of each class, C V."""
 
 
 def index_fmri(params: Params) -> dict[str, Any]:
@@ -158,6 +169,22 @@ def read_measured() -> Measured:
         dataset=attributes["dataset"],
         fingerprint=attributes["fmri"],
     )
+
+
+def measured_vertices() -> Vertices:
+    """Where the store's vertices lie on fsaverage, or its voxels in the subject's volume, to read other files of NSD.
+
+    Raises UserError where that is not known.
+    """
+    store = open_store(paths.MEASURED)
+    places = [name for name in ("fsaverage_vertex", "voxel") if name in store]
+    if not places:
+        raise UserError(
+            f"{store.path} does not say where its vertices are on fsaverage: add the all-vertices masks of "
+            "Algonauts 2023 to roi_masks/"
+        )
+    grid = tuple(store.attributes.get("grid", (FSAVERAGE_VERTICES,)))
+    return Vertices(grid, store["hemi"][:], store[places[0]][:], ())
 
 
 def roi_members(names: str | Sequence[str], roi_names: Sequence[str]) -> npt.NDArray[np.int64]:
