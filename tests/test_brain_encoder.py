@@ -82,7 +82,13 @@ def by_the_pipeline():
     return predict(load_encoder()[0], tokens, np.arange(len(tokens["patches"])))
 
 
-def test_predictions_are_the_pipelines(encoder, files):
+@pytest.fixture
+def batches_of_the_pipeline(monkeypatch):
+    """Kernels are chosen by shape: in batches of another size a number or two would be rounded the other way."""
+    monkeypatch.setattr(brain_encoder, "BATCH", 10)
+
+
+def test_predictions_are_the_pipelines(encoder, files, batches_of_the_pipeline):
     found = encoder.predict(files)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, by_the_pipeline(), rtol=0, atol=1e-5)
@@ -90,7 +96,7 @@ def test_predictions_are_the_pipelines(encoder, files):
 
 
 @pytest.mark.parametrize("changes", [{"dtype": "int8"}, {"dtype": "float32", "pool": 2}, {"dtype": "int8", "pool": 2}])
-def test_tokens_are_pooled_and_rounded_as_the_store_has_them(inside, files, changes):
+def test_tokens_are_pooled_and_rounded_as_the_store_has_them(inside, files, changes, batches_of_the_pipeline):
     for name in ("nsd", "val"):
         shutil.rmtree(paths.tokens(name))
     make_encoder(small_params(Path(), cache=changes, encoder={"epochs": 1}))
@@ -152,11 +158,11 @@ def test_pictures_are_seen_as_files_are(encoder, tmp_path):
     clear = picture(3, (40, 50)).convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
     deep = Image.fromarray(np.linspace(0, 65535, 1500).reshape(30, 50).astype(np.uint16))
-    shown = []
+    folder = tmp_path / "saved"
+    folder.mkdir()
     for number, image in enumerate((clear, deep)):
-        image.save(tmp_path / f"{number}.png")
-        shown.append(image)
-    assert (encoder.predict(shown) == encoder.predict(tmp_path)).all()
+        image.save(folder / f"{number}.png")
+    assert (encoder.predict([clear, deep]) == encoder.predict(folder)).all()
 
 
 def test_a_generator_may_close_or_change_its_pictures(encoder, files):
@@ -224,8 +230,8 @@ def test_the_first_bad_image_is_named(encoder, files, tmp_path):
     bad.write_bytes(files[0].read_bytes()[:300])
     with pytest.raises(UserError, match=r"bad\.png is truncated or damaged .*: replace it, or leave it out$"):
         encoder.predict([files[0], bad])
-    with pytest.raises(UserError, match=r"image 2 is truncated or damaged"):
-        encoder.predict([*files[:2], Image.open(bad)])
+    with Image.open(bad) as opened, pytest.raises(UserError, match=r"image 2 is truncated or damaged"):
+        encoder.predict([*files[:2], opened])
     with pytest.raises(UserError, match=r"none\.png cannot be opened"):
         encoder.predict(tmp_path / "none.png")
     with pytest.raises(UserError, match="image 1 is a ndarray: wants a path, a folder or a PIL image"):
@@ -298,7 +304,7 @@ def test_what_is_no_encoder_is_refused(inside):
 
 
 def test_an_unknown_device_is_refused(inside):
-    with pytest.raises(UserError, match=r"^device: meta:x? cannot|^device: cuda:77 cannot be used here"):
+    with pytest.raises(UserError, match="^device: cuda:77 cannot be used here"):
         BrainEncoder.load("shared", device="cuda:77")
 
 
