@@ -304,7 +304,7 @@ def test_what_is_no_encoder_is_refused(inside):
 
 
 def test_an_unknown_device_is_refused(inside):
-    with pytest.raises(UserError, match="^device: cuda:77 cannot be used here"):
+    with pytest.raises(UserError, match=r"^device: cuda:77 cannot be used here"):
         BrainEncoder.load("shared", device="cuda:77")
 
 
