@@ -1,5 +1,6 @@
 """The reader of an Algonauts 2023 subject: what it reads, and what it refuses."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,6 +155,22 @@ def test_a_vertex_must_be_good_in_the_test_images_as_well(folder: Path) -> None:
     spoil(folder, "rh", lambda fmri: fmri[2:3, 7].fill(np.nan), TEST_FMRI)
     subject = without_dead_vertices(read_subject(folder))
     assert subject.kept.tolist() == [*range(LH + 7), *range(LH + 8, LH + RH)]
+
+
+def test_memory_stays_at_a_few_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    images, nbytes = 20_000, 4 * 20_000 * (LH + RH)
+    for hemisphere, width in (("lh", LH), ("rh", RH)):
+        save(folder / FMRI.format(hemisphere), rng.standard_normal((images, width), np.float32))
+    monkeypatch.setattr(algonauts, "BLOCK_BYTES", nbytes // 50)
+    subject = read_subject(folder)
+    tracemalloc.start()
+    try:
+        for _ in without_dead_vertices(subject).blocks(images // 50):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes // 5
 
 
 BAD_VALUES = {
