@@ -30,7 +30,7 @@ from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
 from neuralood.encoder.model import RoiEncoder
-from neuralood.encoder.trained import BrainEncoder, load_encoder, trained_numbers
+from neuralood.encoder.trained import EncoderModel, load_encoder, trained_numbers
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
 from neuralood.fusion.probe import Probe, fit_probe
@@ -77,7 +77,7 @@ def train_fusion(params: Params) -> None:
 
 
 def build_fusion(
-    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: BrainEncoder, seed: int
+    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: EncoderModel, seed: int
 ) -> FusionClassifier:
     """A fusion classifier with random weights; `image_only` gets an encoder of its own, random too."""
     _, layers, _, width = data.tokens["patches"].shape
@@ -117,7 +117,7 @@ def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
     model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
 
 
-def parameter_counts(model: FusionClassifier, probe: Probe, encoder: BrainEncoder) -> dict[str, int]:
+def parameter_counts(model: FusionClassifier, probe: Probe, encoder: EncoderModel) -> dict[str, int]:
     """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all."""
     own = sum(value.numel() for value in model.encoder.parameters()) if model.encoder is not None else 0
     return {
@@ -187,7 +187,7 @@ def _checkpoint(params: Params, data: ImageData, number: int) -> Checkpoint:
     )
 
 
-def _require_encoder(variant: str, encoder: BrainEncoder) -> None:
+def _require_encoder(variant: str, encoder: EncoderModel) -> None:
     if variant == "image_only" and not isinstance(encoder, RoiEncoder):
         raise UserError(
             "fusion.variant: image_only trains an encoder of tokens from random weights, and the imported one reads "
