@@ -207,8 +207,17 @@ class Fmri:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Factorised:
+    """Training of the factorised baseline."""
+
+    epochs: Positive
+    lr: PositiveFloat
+    weight_decay: NonNegative
+
+
+@dataclass(frozen=True, config=STRICT)
 class Encoder:
-    """The brain encoder and its training."""
+    """The brain encoder, its training and its baselines."""
 
     control: Control
     depth: Positive
@@ -221,6 +230,9 @@ class Encoder:
     lr: PositiveFloat
     weight_decay: NonNegative
     ridge_components: Positive
+    banded_samples: Positive
+    factorised: Factorised
+    bootstrap: Positive
     control_features: Backbone
 
 
@@ -262,6 +274,8 @@ class Runtime:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Positive
     training_threads: Positive
+    vertices_in_a_batch: Positive
+    patches_in_a_block: Positive
     workers: Count
     verify: Verify
     progress: bool
