@@ -46,10 +46,11 @@ class FactorisedReadout(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """patches B N D -> fMRI B V."""
         scaled = (patches - self.token_mean) / self.token_sd
-        masks, features = self.mask.split(self.batch, dim=1), self.feature.split(self.batch, dim=1)
+        masks, features = torch.split(self.mask, self.batch, dim=1), torch.split(self.feature, self.batch, dim=1)
         read = _read if len(masks) == 1 else partial(checkpoint, _read, use_reentrant=False)
         parts = [read(scaled, mask, feature) for mask, feature in zip(masks, features, strict=True)]
-        return torch.cat(parts, dim=1) * len(self.mask) ** -0.5 + self.bias
+        fmri: Tensor = torch.cat(parts, dim=1) * len(self.mask) ** -0.5 + self.bias
+        return fmri
 
 
 def factorised_predictions(
