@@ -213,8 +213,17 @@ class Fmri:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Factorised:
+    """Training of the factorised baseline."""
+
+    epochs: Positive
+    lr: PositiveFloat
+    weight_decay: NonNegative
+
+
+@dataclass(frozen=True, config=STRICT)
 class Encoder:
-    """The brain encoder and its training."""
+    """The brain encoder, its training and its baselines."""
 
     control: Control
     depth: Positive
@@ -229,6 +238,9 @@ class Encoder:
     lr: PositiveFloat
     weight_decay: NonNegative
     ridge_components: Positive
+    banded_samples: Positive
+    factorised: Factorised
+    bootstrap: Positive
     control_features: Backbone
 
 
@@ -270,6 +282,8 @@ class Runtime:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     threads: Positive
     training_threads: Positive
+    vertices_in_a_batch: Positive
+    patches_in_a_block: Positive
     workers: Count
     verify: Verify
     checkpoint_minutes: PositiveFloat

@@ -20,12 +20,10 @@ from neuralood.base.reading import (
     PREDICT_BATCH,
     HostPatches,
     host_patches,
-    patch_batch,
     read_batches,
     token_statistics,
     training_epochs,
 )
-from neuralood.base.records import write_arrays, write_json
 from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import CONTENTS, Array, Store, open_store
@@ -36,16 +34,14 @@ from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, query_membership
-from neuralood.encoder.ridge import ridge_predictions
-from neuralood.encoder.scores import encoder_scores, pearson_columns
+from neuralood.encoder.scoring import score_encoder
 from neuralood.encoder.trained import predict, save_encoder
 
-SCORES = "scores.npz"
 CURVE = "curve.tsv"
 
 
 def train_encoder(params: Params) -> None:
-    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/ and metrics/encoder.json."""
+    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr."""
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     tokens, measured = open_store(paths.tokens("nsd")), read_measured()
     _require_same_images(tokens, measured)
@@ -53,19 +49,10 @@ def train_encoder(params: Params) -> None:
 
     fmri = np.array(measured.fmri[:], np.float32)
     model, history = _train_control(params, tokens, fmri, measured, parts, device)
-    predicted = predict(model, tokens, parts[2])
-    ridge = _ridge(params, tokens, fmri, parts)
-    scores = {
-        "pearson": pearson_columns(predicted, fmri[parts[2]]),
-        "ridge": pearson_columns(ridge, fmri[parts[2]]),
-    }
-    record = encoder_metrics(scores["pearson"], scores["ridge"], measured, params.fmri.ceiling_threshold)
-    record |= {"n_train": len(parts[0]), "n_test": len(parts[2])}
+    record = score_encoder(params, predict(model, tokens, parts[2]), tokens, measured, fmri, device)
 
     save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
-    write_arrays(paths.ENCODER / SCORES, scores)
     write_curve(paths.ENCODER / CURVE, history)
-    write_json(paths.ENCODER_METRICS, record)
     shutil.rmtree(paths.partial(paths.ENCODER), ignore_errors=True)
     _show(record, params.encoder.control, history)
 
@@ -87,12 +74,6 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
         positions=settings.positions,
         start=settings.start,
     )
-
-
-def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: float) -> dict[str, Any]:
-    """metrics/encoder.json without its counts of images."""
-    record = encoder_scores(r, ridge_r, measured.ceiling, threshold, measured.roi_names, measured.roi)
-    return record | {"data": measured.source, "subject": measured.subject}
 
 
 def _train_control(
@@ -196,14 +177,6 @@ def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
         yield group
 
 
-def _ridge(params: Params, tokens: Store, fmri: Array, parts: list[Array]) -> Array:
-    """The ridge baseline: always on the measured fMRI, whatever the control."""
-    cpu = torch.device("cpu")
-    train, test = (patch_batch(tokens, rows, cpu).flatten(1).numpy() for rows in (parts[0], parts[2]))
-    seed = derived_seed(params.seed, "ridge components")
-    return ridge_predictions(train, fmri[parts[0]], test, params.encoder.ridge_components, seed)
-
-
 def _require_same_images(tokens: Store, measured: Measured) -> None:
     if tokens.attributes["dataset"] != measured.dataset:
         raise UserError(
@@ -215,12 +188,17 @@ def _show(record: dict[str, Any], control: str, history: list[Epoch]) -> None:
     simulated = " (simulated fMRI)" if record["data"] == "simulated" else ""
     rows = {
         "median r, encoder": f"{record['pearson']['median']:.3f}",
-        "median r, ridge": f"{record['ridge']['pearson']['median']:.3f}",
+        **{f"median r, {name}": f"{scores['pearson']['median']:.3f}" for name, scores in record["baselines"].items()},
         "epoch kept": str(best_epoch(history)) if history else "none",
     }
     for group, scores in record["groups"].items():
+        over = scores["over_ridge"]
+        rows[f"mean r over {record['best_ridge']}, {group}"] = (
+            f"{over['r']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f})"
+        )
         if "fraction_of_ceiling" in scores:
             rows[f"fraction of ceiling, {group}"] = f"{scores['fraction_of_ceiling']:.3f}"
     console.results(f"Brain encoder, control {control}{simulated}", rows)
     console.wrote(paths.ENCODER, "brain encoder")
     console.wrote(paths.ENCODER_METRICS, "scores on unseen images")
+    console.wrote(paths.ENCODER_VERTICES, "the same, a vertex")
