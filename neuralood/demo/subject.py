@@ -17,8 +17,25 @@ from neuralood.demo.drawing import scenes_of
 
 def simulate_subject(params: Params, subject: str) -> None:
     """fMRI of the simulated `subject` for the rendered nsd images: data/demo/fmri/ and its manifest."""
+    images = _images("nsd")
+    scenes = scenes_of(params, "nsd")
+    if len(images) != len(scenes):
+        raise UserError(
+            f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
+        )
+    simulated = simulate(scenes, images, brain_settings(params), subject_seed(params))
+    write_algonauts(paths.DEMO_FMRI, simulated)
+    write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
+    console.wrote(
+        paths.DEMO_FMRI,
+        f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices",
+    )
+
+
+def brain_settings(params: Params) -> BrainSettings:
+    """What the subject's brain is made of."""
     demo = params.demo
-    settings = BrainSettings(
+    return BrainSettings(
         high_rois=demo.high_rois,
         reliability=demo.reliability,
         repeats=demo.repeats,
@@ -26,19 +43,11 @@ def simulate_subject(params: Params, subject: str) -> None:
         high_vertices=demo.vertices.high,
         rest_vertices=demo.vertices.rest,
     )
-    images = _images("nsd")
-    scenes = scenes_of(params, "nsd")
-    if len(images) != len(scenes):
-        raise UserError(
-            f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
-        )
-    simulated = simulate(scenes, images, settings, derived_seed(params.seed, "subject"))
-    write_algonauts(paths.DEMO_FMRI, simulated)
-    write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
-    console.wrote(
-        paths.DEMO_FMRI,
-        f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices",
-    )
+
+
+def subject_seed(params: Params) -> int:
+    """What the subject's brain is drawn by."""
+    return derived_seed(params.seed, "subject")
 
 
 def _images(set_name: str) -> Array:

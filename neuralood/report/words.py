@@ -20,6 +20,15 @@ VARIANTS = {
 }
 
 
+BASELINES = {
+    "ridge": "ridge",
+    "ridge_gap": "ridge, mean of patches",
+    "factorised": "factorised",
+    "banded_ridge": "banded ridge",
+}
+"""What the baselines of metrics/encoder.json are called."""
+
+
 def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, a true minus, and no -0."""
     text = f"{round(value, digits) + 0.0:+.{digits}f}"
