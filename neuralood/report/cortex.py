@@ -6,7 +6,6 @@ the first 10,242 of fsaverage's 163,842: one in sixteen, evenly spread. A vertex
 vertex of the fMRI, and nothing is averaged or interpolated.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -15,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.tri import Triangulation
 
 from neuralood.base import paths
@@ -24,12 +22,13 @@ from neuralood.base.store import Array, open_store
 from neuralood.data.rois import ROI_FAMILIES, ROI_NAMES
 from neuralood.encoder.trained import WEIGHTS
 from neuralood.report import page
-from neuralood.report.charts import INK, PAGE_WIDTH, style, svg_of
+from neuralood.report.charts import PAGE_WIDTH, style, svg_of
 from neuralood.report.figures import Charts, chart
 from neuralood.report.outputs import ENCODER_STORE, Outputs
 
 SIDES = ("left", "right")
 MESH = "fsaverage5"
+BORDER = "#101418"
 GYRUS, SULCUS = "#e3e6ea", "#c9ced5"
 MARGIN = 10.0
 """Kept around the vertices with fMRI, in the mesh's units (about 1 mm of cortex)."""
@@ -55,7 +54,7 @@ class Flat:
 
     def triangles(self, vertices: Array) -> Triangulation:
         """The faces all of whose vertices are among `vertices` (N bool)."""
-        return Triangulation(*self.places.T, self.faces[vertices[self.faces].all(axis=1)])
+        return Triangulation(self.places[:, 0], self.places[:, 1], self.faces[vertices[self.faces].all(axis=1)])
 
 
 def cortex(outputs: Outputs, charts: Charts) -> str:
@@ -79,8 +78,8 @@ def cortex(outputs: Outputs, charts: Charts) -> str:
     maps = [on_mesh(r[hemi == side], vertex[hemi == side], len(patch.places)) for side, patch in enumerate(patches)]
     outlines = [
         {
-            name: on_mesh(members[hemi == side].astype(float), vertex[hemi == side], len(patch.places)) > 0
-            for name, members in areas.items()
+            name: on_mesh(area[hemi == side], vertex[hemi == side], len(patch.places)) == 1
+            for name, area in areas.items()
         }
         for side, patch in enumerate(patches)
     ]
@@ -113,7 +112,7 @@ def areas_of(roi_names: list[str], membership: Array) -> dict[str, Array]:
         if rows and region not in ROI_FAMILIES["streams"]:
             name = region.rstrip("vd") if region in ROI_FAMILIES["prf-visualrois"] else region
             members = membership[rows].any(axis=0)
-            areas[name] = areas[name] | members if name in areas else members
+            areas[name] = np.logical_or(areas.get(name, False), members)
     return areas
 
 
@@ -127,10 +126,11 @@ def flat_patch(side: str) -> Flat:
     return Flat(mesh.coordinates[:, :2], mesh.faces, load_surf_data(files[f"sulc_{side}"]))
 
 
-def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[Mapping[str, Array]]) -> str:
+def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[dict[str, Array]]) -> str:
     """r (N, NaN where unknown) on the patches of both hemispheres, with borders of ROIs (N bool)."""
-    highest = max((float(np.nanmax(values)) for values in maps if not np.isnan(values).all()), default=0.0)
-    scale = Normalize(0, max(0.1, highest))
+    r = np.concatenate(maps)
+    scale = Normalize(0, np.nanmax(r, initial=0.1))
+    below = "min" if np.nanmin(r, initial=0.0) < 0 else "neither"
     with style():
         figure = Figure(figsize=(PAGE_WIDTH, 4.6), layout="constrained")
         both = figure.subplots(1, 2)
@@ -140,7 +140,7 @@ def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[Mapping[
                 _draw_border(axes, patch, label, members)
             axes.set(title=f"{name} hemisphere", aspect="equal")
             axes.set_axis_off()
-        figure.colorbar(ScalarMappable(scale, "viridis"), ax=list(both), label="Pearson r", shrink=0.7, extend="min")
+        figure.colorbar(ScalarMappable(scale, "viridis"), ax=list(both), label="Pearson r", shrink=0.7, extend=below)
         return svg_of(figure)
 
 
@@ -160,8 +160,8 @@ def _draw_patch(axes: Axes, patch: Flat, values: Array, scale: Normalize) -> Non
 def _draw_border(axes: Axes, patch: Flat, label: str, members: Array) -> None:
     members = members & patch.in_plane
     if members.any():
-        axes.tricontour(
-            patch.triangles(patch.in_plane), members.astype(float), levels=[0.5], colors=INK, linewidths=0.7
-        )
-        halo = [withStroke(linewidth=2, foreground="white")]
-        axes.text(*np.median(patch.places[members], axis=0), label, fontsize=7, ha="center", path_effects=halo)
+        inside = members.astype(float)
+        axes.tricontour(patch.triangles(patch.in_plane), inside, levels=[0.5], colors=BORDER, linewidths=0.7)
+        x, y = np.median(patch.places[members], axis=0)
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.6}
+        axes.text(x, y, label, color=BORDER, fontsize=6.5, ha="center", va="center", bbox=box, clip_on=True)

@@ -1,7 +1,7 @@
 """How well the brain encoder predicts: each ROI against ceiling and baselines, out of distribution, on the cortex."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from neuralood.config import Params
@@ -134,21 +134,21 @@ def _group_table(scores: Mapping[str, Any]) -> str:
     rows = []
     for label, group in {**{name: name for name in scores["groups"]}, "all vertices": None}.items():
         own = scores if group is None else scores["groups"][group]
-        row = [label, _with_interval(own["mean"]) if "mean" in own else f"{own['pearson']['mean']:.3f}"]
-        row += [f"{r['mean']:.3f}" for r in baselines_of(scores, group).values()]
-        row += [_with_interval(own["over_ridge"], sign=True) if "over_ridge" in own else ""] * has_gain
+        row = [label, _with_interval(own["mean"], _plain) if "mean" in own else _plain(own["pearson"]["mean"])]
+        row += [_plain(r["mean"]) for r in baselines_of(scores, group).values()]
+        row += [_with_interval(own["over_ridge"], _gain) if "over_ridge" in own else ""] * has_gain
         row += [f"{own['fraction_of_ceiling']:.3f}" if "fraction_of_ceiling" in own else ""] * has_ceiling
         row += [f"{own['noise_normalised']['median']:.3f}" if "noise_normalised" in own else ""] * has_ceiling
         rows.append(row)
     return page.table(head, rows, len(rows) - 1)
 
 
-def _with_interval(result: Mapping[str, float], *, sign: bool = False) -> str:
-    r, low, high = (
-        signed(result[key], 3) if sign else f"{result[key]:.3f}".replace("-", "\N{MINUS SIGN}")
-        for key in ("r", "low", "high")
-    )
-    return f"{r} [{low}, {high}]"
+def _with_interval(result: Mapping[str, float], write: Callable[[float], str]) -> str:
+    return f"{write(result['r'])} [{write(result['low'])}, {write(result['high'])}]"
+
+
+def _gain(r: float) -> str:
+    return signed(r, 3)
 
 
 def _beyond_photos(sets: Mapping[str, Any], charts: Charts) -> str:

@@ -103,8 +103,9 @@ def retinotopy_chart(looks: Sequence[Look], crop_pct: float) -> str:
 
 def _draw_places(axes: Axes, look: Look) -> None:
     (left, right), (top, bottom) = look.part
-    edge = {"fill": False, "edgecolor": FUSION, "linewidth": 1.8, "label": "the ROI's part of the visual field"}
-    axes.add_patch(Rectangle((left, top), right - left, bottom - top, **edge))
+    corner, width, height = (left, top), right - left, bottom - top
+    name = "the ROI's part of the visual field"
+    axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor=FUSION, linewidth=1.8, label=name))
     axes.plot(*look.field_centre, "+", color=FUSION, markersize=10, markeredgewidth=2, label="centre of its fields")
     axes.plot(*look.centre, "o", color=LINEAR, markersize=6, markeredgecolor="white", label="centre of attention")
     axes.set(title=look.name, xlim=(0, 1), ylim=(1, 0))
