@@ -112,8 +112,7 @@ def test_the_map_is_drawn_and_counts_what_it_draws(placed):
 
 def test_vertices_without_a_place_have_no_map_and_need_no_nilearn():
     code = (
-        "import sys; from types import SimpleNamespace; from neuralood.report.write import write_report; "
-        "from neuralood.report.cortex import cortex; "
+        "import sys; from types import SimpleNamespace; from neuralood.report.cortex import cortex; "
         "print(repr(cortex(SimpleNamespace(encoder_record={'fsaverage_vertex': None}), {})), 'nilearn' in sys.modules)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -129,4 +128,6 @@ def test_without_nilearn_the_page_says_how_to_get_it(placed, monkeypatch):
 
 def test_an_encoder_whose_single_vertices_are_not_scored_has_no_map(placed, tmp_path):
     ENCODER_STORE.rename(tmp_path / "away")
+    assert "no map" in cortex(placed, {})
+    ENCODER_STORE.mkdir()
     assert "no map" in cortex(placed, {})

@@ -142,9 +142,10 @@ def ood_set(early, high, photo):
 
 
 def test_sets_other_than_photos_have_a_chart_and_a_table(scores):
-    html, charts = page_of(scores, {"sketch": ood_set(0.5, 0.1, 0.6)})
+    one = ood_set(0.5, 0.1, 0.6) | {"fraction_of_ceiling": 0.4}
+    html, charts = page_of(scores, {"sketch": one})
     assert "encoder_ood" in charts
-    assert rows_of(html)[-1] == ["sketch", "1,234", "0.510", "0.610", "0.110", "0.610", "0.310", "0.610"]
+    assert rows_of(html)[-1] == ["sketch", "1,234", "0.510", "0.610", "0.110", "0.610", "0.310", "0.610", "0.400", ""]
 
 
 def test_without_such_sets_there_is_no_such_chart(scores):

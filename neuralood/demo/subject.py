@@ -11,7 +11,7 @@ from neuralood.base.store import Array
 from neuralood.config import Params
 from neuralood.data.fmri import simulated_fmri
 from neuralood.data.manifest import read_manifest
-from neuralood.demo.brain import BrainSettings, simulate, write_algonauts
+from neuralood.demo.brain import BrainSettings, early_fields, simulate, write_algonauts
 from neuralood.demo.drawing import scenes_of
 
 
@@ -23,7 +23,7 @@ def simulate_subject(params: Params, subject: str) -> None:
         raise UserError(
             f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
         )
-    simulated = simulate(scenes, images, brain_settings(params), subject_seed(params))
+    simulated = simulate(scenes, images, _settings(params), derived_seed(params.seed, "subject"))
     write_algonauts(paths.DEMO_FMRI, simulated)
     write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
     console.wrote(
@@ -32,8 +32,12 @@ def simulate_subject(params: Params, subject: str) -> None:
     )
 
 
-def brain_settings(params: Params) -> BrainSettings:
-    """What the subject's brain is made of."""
+def simulated_fields(params: Params) -> dict[str, Array]:
+    """Receptive field centres of the subject's early ROIs, such as lh.V1v: V 2, x and y in 0..1 of the image."""
+    return early_fields(_settings(params), derived_seed(params.seed, "subject"))
+
+
+def _settings(params: Params) -> BrainSettings:
     demo = params.demo
     return BrainSettings(
         high_rois=demo.high_rois,
@@ -43,11 +47,6 @@ def brain_settings(params: Params) -> BrainSettings:
         high_vertices=demo.vertices.high,
         rest_vertices=demo.vertices.rest,
     )
-
-
-def subject_seed(params: Params) -> int:
-    """What the subject's brain is drawn by."""
-    return derived_seed(params.seed, "subject")
 
 
 def _images(set_name: str) -> Array:

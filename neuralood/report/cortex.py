@@ -63,7 +63,7 @@ def cortex(outputs: Outputs, charts: Charts) -> str:
     if record.get("fsaverage_vertex") is None:
         return ""
     title = page.text("h3", "On the cortex")
-    if not ENCODER_STORE.exists():
+    if not (ENCODER_STORE / "pearson").exists():
         return title + page.text("p", "r of single vertices is not known here: no map.", cls="note")
     if find_spec("nilearn") is None:
         about = (

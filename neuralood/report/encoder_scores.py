@@ -166,11 +166,13 @@ def _beyond_photos(sets: Mapping[str, Any], charts: Charts) -> str:
     ]
     charts["encoder_ood"] = ood_chart(labels, marks)
     head = ["set", "images"]
-    head += [f"{group}{of}" for group in (*GROUPS, "all") for of in ("", ", photos")]
+    head += [f"{group}{of}" for group in (*GROUPS, "all", "fraction of ceiling") for of in ("", ", photos")]
     rows = []
     for name, one in sets.items():
-        values = [_group_r(scores, group) for group in (*GROUPS, None) for scores in (one, one["photo"])]
-        rows.append([name, f"{one['n']:,}", *("" if math.isnan(r) else _plain(r) for r in values)])
+        both = (one, one["photo"])
+        values = [_group_r(scores, group) for group in (*GROUPS, None) for scores in both]
+        values += [scores.get("fraction_of_ceiling", math.nan) for scores in both]
+        rows.append([name, f"{one['n']:,}", *("" if math.isnan(value) else _plain(value) for value in values)])
     return "".join(
         [
             page.text("h3", "How far predictions can be trusted beyond photos"),

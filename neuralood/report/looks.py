@@ -10,8 +10,7 @@ from neuralood.config import Params
 from neuralood.data.manifest import Manifest
 from neuralood.data.rois import ROI_NAMES
 from neuralood.data.subject import HEMISPHERES
-from neuralood.demo.brain import early_fields
-from neuralood.demo.subject import brain_settings, subject_seed
+from neuralood.demo.subject import simulated_fields
 from neuralood.report import page
 from neuralood.report.attention import REST, Attention, read_attention, spread
 from neuralood.report.figures import Charts, chart
@@ -78,9 +77,9 @@ def _strips(looks: Attention, views: Sequence[Image.Image], full: float) -> str:
 
 def shown_regions(names: Sequence[str]) -> list[str]:
     """The ROIs of all queries, hemispheres left out: in the order of the tables, then others, the rest last."""
-    present = list(dict.fromkeys(name.split(".", 1)[1] for name in names))
-    order = {name: place for place, name in enumerate((*ROI_NAMES, *sorted(set(present) - {REST}), REST))}
-    return sorted(present, key=order.__getitem__)
+    present = dict.fromkeys(name.split(".", 1)[1] for name in names)
+    listed = [name for name in ROI_NAMES if name in present]
+    return [*listed, *sorted(set(present) - {*listed, REST}), *([REST] if REST in present else [])]
 
 
 def _heat_tiles(relative: Array, views: Sequence[Image.Image], full: float) -> list[Image.Image]:
@@ -95,7 +94,7 @@ def _retinotopy(outputs: Outputs, manifest: Manifest, params: Params, charts: Ch
         return ""
     rows = spread(len(manifest), AVERAGED)
     attention = read_attention(manifest.set_name, rows, params.runtime.threads)
-    looks = compare(attention, early_fields(brain_settings(params), subject_seed(params)))
+    looks = compare(attention, simulated_fields(params))
     if not looks:
         return ""
     charts["retinotopy"] = retinotopy_chart(looks, attention.crop_pct)

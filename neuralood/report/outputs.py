@@ -13,7 +13,7 @@ from neuralood.encoder.trained import RECORD as ENCODER_RECORD
 from neuralood.predictions import Predictions, read_predictions
 
 ENCODER_STORE = paths.METRICS / "encoder.zarr"
-"""r of every vertex; not there for an encoder that was trained elsewhere."""
+"""r of every vertex; empty or not there for an encoder that was trained elsewhere."""
 ENCODER_OOD = paths.METRICS / "encoder_ood.json"
 """r on images other than photos; not there, or empty, where no such fMRI is known."""
 
