@@ -23,6 +23,8 @@ LONGEST_LABEL = 22
 
 STYLE = {
     "svg.hashsalt": "neuralood",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,

@@ -9,7 +9,6 @@ from neuralood.base.store import Array
 from neuralood.config import Params
 from neuralood.data.manifest import Manifest
 from neuralood.data.rois import ROI_NAMES
-from neuralood.data.subject import HEMISPHERES
 from neuralood.demo.subject import simulated_fields
 from neuralood.report import page
 from neuralood.report.attention import REST, Attention, read_attention, spread
@@ -18,6 +17,7 @@ from neuralood.report.outputs import Outputs
 from neuralood.report.pictures import heat_tile, model_view, open_picture, strip
 from neuralood.report.retinotopy import Look, compare, retinotopy_chart
 
+SIDES = {"lh": "left hemisphere (lh)", "rh": "right hemisphere (rh)"}
 EXAMPLES = 4
 """Images on which every query is shown."""
 AVERAGED = 64
@@ -59,10 +59,10 @@ def _examples(manifest: Manifest, params: Params) -> str:
 
 
 def _strips(looks: Attention, views: Sequence[Image.Image], full: float) -> str:
-    sides = [side for side in HEMISPHERES if any(name.startswith(f"{side}.") for name in looks.names)]
+    sides = [side for side in SIDES if any(name.startswith(f"{side}.") for name in looks.names)]
     images = page.element("td", page.image(strip(views), "The images"))
     lines = [
-        page.element("tr", *(page.text("th", label) for label in ("", *(f"{side}, images" for side in sides)))),
+        page.element("tr", *(page.text("th", label) for label in ("", *(SIDES[side] for side in sides)))),
         page.element("tr", page.element("td"), *(images for _ in sides)),
     ]
     for region in shown_regions(looks.names):
