@@ -93,8 +93,8 @@ def _about(outputs: Outputs, params: Params) -> str:
     if "algonauts2023" in scores:
         challenge = scores["algonauts2023"]
         sentences.append(
-            f"Score of the Algonauts 2023 challenge, over vertices: mean {challenge['mean']:.1f}, "
-            f"median {challenge['median']:.1f}."
+            f"Algonauts 2023 score, percent of the explainable variance: mean {challenge['mean']:.1f}, "
+            f"median {challenge['median']:.1f} over vertices."
         )
     return " ".join(sentences)
 
