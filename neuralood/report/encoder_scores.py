@@ -29,7 +29,7 @@ def encoder(outputs: Outputs, params: Params, charts: Charts) -> str:
             _roi_charts(scores, charts),
             _group_table(scores),
             cortex(outputs, charts),
-            _beyond_photos(outputs.encoder_ood, charts),
+            _beyond_photos(outputs.encoder_ood, charts, simulated=outputs.fmri_simulated),
         ]
     )
 
@@ -151,7 +151,7 @@ def _gain(r: float) -> str:
     return signed(r, 3)
 
 
-def _beyond_photos(sets: Mapping[str, Any], charts: Charts) -> str:
+def _beyond_photos(sets: Mapping[str, Any], charts: Charts, *, simulated: bool) -> str:
     """r on the images of each set whose fMRI is known, against photos; nothing where there is no such set."""
     if not sets:
         return ""
@@ -173,14 +173,16 @@ def _beyond_photos(sets: Mapping[str, Any], charts: Charts) -> str:
         values = [_group_r(scores, group) for group in (*GROUPS, None) for scores in both]
         values += [scores.get("fraction_of_ceiling", math.nan) for scores in both]
         rows.append([name, f"{one['n']:,}", *("" if math.isnan(value) else _plain(value) for value in values)])
+    of_what = " of simulated fMRI" if simulated else ""
     return "".join(
         [
             page.text("h3", "How far predictions can be trusted beyond photos"),
             chart(
                 charts,
                 "encoder_ood",
-                "Median r over vertices, early and high ROIs: on images of each set, and on test images of the kind "
-                "that the encoder was trained on. The longer the line between the two, the less a prediction is worth.",
+                f"Median r over vertices{of_what}, early and high ROIs: on images of each "
+                "set, and (rings) on test images of the kind that the encoder was trained on. The further left of its "
+                "ring, the less a prediction is worth; a set's ceiling may be another than that of photos.",
             ),
             page.table(head, rows),
         ]
