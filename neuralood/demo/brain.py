@@ -124,6 +124,24 @@ def simulate_restyled(
     return _measured(restyled, reliability, settings.repeats, rng), restyled
 
 
+def early_fields(settings: BrainSettings, seed: int) -> dict[str, Floats]:
+    """Receptive field centres of the vertices of each early ROI of the subject `seed`, such as lh.V1v: V 2, x and y."""
+    roi, hemi, is_early = _anatomy(settings)
+    roi, hemi = roi[is_early], hemi[is_early]
+    centres, _ = _receptive_fields(roi, hemi, generator(seed, "brain", "receptive fields"))
+    return {
+        f"{name}.{early}": centres[(hemi == side) & (roi == early)]
+        for early in EARLY_ROIS
+        for side, name in enumerate(HEMISPHERES)
+    }
+
+
+def field_part(roi: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The part of the visual field that an early ROI, such as lh.V1v, sees: its ends in x and in y, 0..1."""
+    side, early = roi.split(".", 1)
+    return FIELD_WIDTH[side], EARLY_ROIS[early].height
+
+
 def noise_ceiling(reliability: Floats, repeats: int) -> Floats:
     """The correlation of the average of `repeats` trials with the noise-free signal, V."""
     ceiling: Floats = np.sqrt(repeats * reliability / (1 + (repeats - 1) * reliability))

@@ -14,6 +14,7 @@ from neuralood.data.fmri import OodFmri, simulated_fmri
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import (
     BrainSettings,
+    early_fields,
     noise_ceiling,
     reliability_of,
     simulate,
@@ -54,6 +55,11 @@ def simulate_ood(params: Params, manifest: Manifest) -> OodFmri:
     labels = np.array(manifest.labels)
     of_styles = [reliability_of(restyled[labels == label], reliability) for label in range(len(manifest.classes))]
     return OodFmri(fmri, np.stack([noise_ceiling(one, params.demo.repeats) for one in of_styles]))
+
+
+def simulated_fields(params: Params) -> dict[str, Array]:
+    """Receptive field centres of the subject's early ROIs, such as lh.V1v: V 2, x and y in 0..1 of the image."""
+    return early_fields(_settings(params), derived_seed(params.seed, "subject"))
 
 
 def _settings(params: Params) -> BrainSettings:
