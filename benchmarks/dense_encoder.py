@@ -1,9 +1,9 @@
 """The reference brain encoder, plainly: DETR's decoder, then a dense readout of every vertex from every ROI token.
 
-As Adeli et al. (2023, arXiv 2308.01175, 'Methods'; 2025, arXiv 2505.17329) describe it, on DETR's decoder (Carion et
-al. 2020, arXiv 2005.12872, appendix A.3), pre-normed. The benchmark times it beside ours and the tests compare outputs,
-weights moved by `as_roi_encoder`. As in ours, and unlike the authors' code, the MLP has 4 W hidden units and GELU (theirs
-1,024 and ReLU), and dropout acts on attention and on what the MLP puts out.
+As Adeli et al. (2023, arXiv 2308.01175; 2025, arXiv 2505.17329) describe it, on DETR's decoder (Carion et al. 2020,
+arXiv 2005.12872, appendix A.3), pre-normed. The benchmark times it beside ours and the tests compare outputs, weights
+moved by `as_roi_encoder`. As in ours, and unlike the authors' code, the MLP has 4 W hidden units and GELU (theirs 1,024
+and ReLU), and dropout acts on attention and on what the MLP puts out.
 """
 
 import math
