@@ -167,6 +167,21 @@ def test_a_vertex_of_two_rois_gets_the_sum_and_one_bias(patches):
     torch.testing.assert_close(model(patches)[:, 1], expected)
 
 
+def test_gradients_of_the_readout_are_numerical_ones(rng):
+    """A query without vertices gets none."""
+    membership = torch.cat([MEMBERSHIP, torch.zeros(1, VERTICES, dtype=torch.bool)])
+    readout = randomise(RoiReadout(membership, 3).double())
+    tokens = torch.from_numpy(rng.standard_normal((2, len(membership), 3))).requires_grad_()
+    names, weights = zip(*readout.named_parameters(), strict=True)
+
+    def read(tokens, *weights):
+        return torch.func.functional_call(readout, dict(zip(names, weights, strict=True)), tokens)
+
+    assert torch.autograd.gradcheck(read, (tokens, *weights))
+    readout(tokens).sum().backward()
+    assert torch.equal(tokens.grad.abs().sum((0, 2)) > 0, membership.any(1))
+
+
 def test_permuting_images_permutes_predictions(patches):
     model = make_encoder()
     torch.testing.assert_close(model(patches[[2, 0, 1]]), model(patches)[[2, 0, 1]])

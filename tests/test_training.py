@@ -136,9 +136,9 @@ def test_training_and_validation_are_in_their_modes():
 
 
 def test_train_loss_is_the_mean_over_images():
-    run = Run(schedule=Schedule(1, 6, 1e-12, 0.0))  # nothing moves
+    run = Run(schedule=Schedule(3, 6, 1e-12, 0.0))  # nothing moves
     expected = float((run.model(run.x) - run.y).square().mean().detach())
-    assert run.history[0].train_loss == pytest.approx(expected, rel=1e-4)
+    assert [one.train_loss for one in run.history] == pytest.approx([expected] * 3, rel=1e-4)
 
 
 def test_training_learns():
@@ -375,15 +375,16 @@ KILLED = """
 import sys
 import time
 from pathlib import Path
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[2:4]
 from safetensors.torch import save_file
 from test_training import Dropping, at
 run = Dropping(at(Path(sys.argv[1])))
-loss_of = run.loss_of
-def slow(rows):
-    time.sleep(0.05)
+loss_of, hang_at = run.loss_of, int(sys.argv[4])
+def hanging(rows):
+    if run.steps == hang_at:
+        time.sleep(300)
     return loss_of(rows)
-run.loss_of = slow
+run.loss_of = hanging
 run.train()
 save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
 """
@@ -393,13 +394,12 @@ save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
 def test_a_killed_process_ends_as_if_it_was_not(tmp_path):
     """SIGKILL, once the checkpoint is there; another process goes on."""
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT), str(ROOT / "tests")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not at(tmp_path).file.exists() and process.poll() is None and time.monotonic() < deadline:
+    process = subprocess.Popen([*command, "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not at(tmp_path).file.exists() and process.poll() is None:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([*command, "-1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "going on with an interrupted training" in done.stdout + done.stderr
     expected = Dropping().train().model.state_dict()
