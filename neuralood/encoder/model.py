@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from neuralood.base.attention import CrossAttention, FeedForward
 
@@ -71,11 +72,36 @@ class RoiReadout(nn.Module):
 
     def forward(self, roi_tokens: Tensor) -> Tensor:
         """roi_tokens B Q W -> fMRI B V."""
-        parts = [
-            roi_tokens[:, query] @ weight.T for query, weight in enumerate(torch.split(self.weight, self.pair_counts))
-        ]  # one B x (vertices of the ROI) each
-        read = torch.cat(parts, dim=1)  # B P
-        return self.bias.repeat(len(read), 1).index_add(1, self.pairs_vertex, read)
+        read: Tensor = _PairReadout.apply(roi_tokens, self.weight, self.pair_counts)
+        return self.bias.repeat(len(read), 1).index_add_(1, self.pairs_vertex, read)
+
+
+class _PairReadout(torch.autograd.Function):
+    """Each query's tokens times the weight rows of its pairs: B Q W, P W -> B P, query after query.
+
+    With a backward of its own, as autograd would make the gradient of each query's rows apart, then copy all of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, roi_tokens: Tensor, weight: Tensor, pair_counts: list[int]) -> Tensor:
+        ctx.save_for_backward(roi_tokens, weight)
+        ctx.pair_counts = pair_counts
+        read = roi_tokens.new_empty(len(roi_tokens), len(weight))
+        pieces = zip(torch.split(read, pair_counts, dim=1), torch.split(weight, pair_counts), strict=True)
+        for query, (to_fill, rows) in enumerate(pieces):
+            torch.mm(roi_tokens[:, query], rows.T, out=to_fill)
+        return read
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        roi_tokens, weight = ctx.saved_tensors
+        of_tokens, of_weight = torch.empty_like(roi_tokens), torch.empty_like(weight)
+        split = (torch.split(values, ctx.pair_counts) for values in (upstream.T, weight, of_weight))
+        for query, (wanted, rows, to_fill) in enumerate(zip(*split, strict=True)):
+            torch.mm(wanted.T, rows, out=of_tokens[:, query])
+            torch.mm(wanted, roi_tokens[:, query], out=to_fill)
+        return of_tokens, of_weight, None
 
 
 class RoiEncoder(nn.Module):
