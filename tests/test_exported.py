@@ -135,6 +135,7 @@ def test_without_fmri_the_whole_way_runs_and_says_imported(exporter, importer):
     assert json.loads(Path("metrics/encoder_ood.json").read_text()) == {}
     made = json.loads((exporter / "metrics/encoder.json").read_text())
     assert encoder == {**made, "data": "imported", "trained_on": "simulated"}
+    assert not any(paths.ENCODER_VERTICES.iterdir())  # an output of the stage all the same
     page = Path("metrics/report.html").read_text()
     assert "SIMULATED" in page
     assert "trained elsewhere, on simulated" in page

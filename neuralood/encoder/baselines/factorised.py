@@ -1,5 +1,6 @@
 """Where times what: each vertex reads one spatial mask and one feature vector (Klindt et al. 2017, NeurIPS 30)."""
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
