@@ -18,7 +18,6 @@ from neuralood.data.subject import FSAVERAGE_VERTICES
 from neuralood.encoder.trained import WEIGHTS
 from neuralood.report import cortex as module
 from neuralood.report.cortex import MESH, Flat, _draw_patch, areas_of, cortex, flat_patch, on_mesh
-from neuralood.report.outputs import ENCODER_STORE
 
 SIZE = 10_242
 """Vertices of a hemisphere of fsaverage5."""
@@ -85,7 +84,7 @@ def placed(project, rng):
     """Outputs of an encoder whose vertices have random places on fsaverage, and random r, for both hemispheres."""
     vertex = np.concatenate([np.sort(rng.permutation(FSAVERAGE_VERTICES)[:60_000]) for _ in range(2)])
     hemi = np.repeat([0, 1], 60_000)
-    write_store(ENCODER_STORE, {"pearson": rng.uniform(-0.2, 0.9, 120_000).astype(np.float32)}, {}, 1 << 20)
+    write_store(paths.ENCODER_VERTICES, {"pearson": rng.uniform(-0.2, 0.9, 120_000).astype(np.float32)}, {}, 1 << 20)
     membership = torch.zeros(2, 120_000, dtype=torch.bool)
     membership[0, :900] = membership[1, 60_000:60_900] = True
     save_tensors(paths.ENCODER / WEIGHTS, {"membership": membership})
@@ -127,7 +126,7 @@ def test_without_nilearn_the_page_says_how_to_get_it(placed, monkeypatch):
 
 
 def test_an_encoder_whose_single_vertices_are_not_scored_has_no_map(placed, tmp_path):
-    ENCODER_STORE.rename(tmp_path / "away")
+    paths.ENCODER_VERTICES.rename(tmp_path / "away")
     assert "no map" in cortex(placed, {})
-    ENCODER_STORE.mkdir()
+    paths.ENCODER_VERTICES.mkdir()
     assert "no map" in cortex(placed, {})

@@ -51,6 +51,8 @@ def score_encoder(
         "n_test": len(test),
         "baselines": {name: _baseline_scores(values, record, measured) for name, values in baseline_r.items()},
         "best_ridge": best,
+        "vertices_left_out": measured.vertices_left_out,
+        "rois_left_out": list(measured.rois_left_out),
     }
     if measured.ceiling is not None:
         record["algonauts2023"] = algonauts2023_score(r, measured.ceiling)

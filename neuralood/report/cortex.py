@@ -24,7 +24,7 @@ from neuralood.encoder.trained import WEIGHTS
 from neuralood.report import page
 from neuralood.report.charts import PAGE_WIDTH, style, svg_of
 from neuralood.report.figures import Charts, chart
-from neuralood.report.outputs import ENCODER_STORE, Outputs
+from neuralood.report.outputs import Outputs
 
 SIDES = ("left", "right")
 MESH = "fsaverage5"
@@ -63,14 +63,14 @@ def cortex(outputs: Outputs, charts: Charts) -> str:
     if record.get("fsaverage_vertex") is None:
         return ""
     title = page.text("h3", "On the cortex")
-    if not (ENCODER_STORE / "pearson").exists():
+    if not (paths.ENCODER_VERTICES / "pearson").exists():
         return title + page.text("p", "r of single vertices is not known here: no map.", cls="note")
     if find_spec("nilearn") is None:
         about = (
             "The map needs the mesh that nilearn carries: pip install 'neuralood[map]', then write the report again."
         )
         return title + page.text("p", about, cls="note")
-    r = open_store(ENCODER_STORE)["pearson"][:]
+    r = open_store(paths.ENCODER_VERTICES)["pearson"][:]
     hemi, vertex = np.array(record["hemi"]), np.array(record["fsaverage_vertex"])
     membership = load_tensors(paths.ENCODER / WEIGHTS)["membership"].numpy()
     areas = areas_of(record["roi_names"], membership)

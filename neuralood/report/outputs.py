@@ -12,11 +12,6 @@ from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import RECORD as ENCODER_RECORD
 from neuralood.predictions import Predictions, read_predictions
 
-ENCODER_STORE = paths.METRICS / "encoder.zarr"
-"""r of every vertex; empty or not there for an encoder that was trained elsewhere."""
-ENCODER_OOD = paths.METRICS / "encoder_ood.json"
-"""r on images other than photos; not there, or empty, where no such fMRI is known."""
-
 
 @dataclass(frozen=True)
 class SetResult:
@@ -58,7 +53,7 @@ def read_outputs(params: Params) -> Outputs:
     return Outputs(
         classification=classification,
         encoder=read_json(paths.ENCODER_METRICS),
-        encoder_ood=read_json(ENCODER_OOD) if ENCODER_OOD.exists() else {},
+        encoder_ood=read_json(paths.ENCODER_OOD_METRICS) if paths.ENCODER_OOD_METRICS.exists() else {},
         encoder_record=read_json(paths.ENCODER / ENCODER_RECORD),
         sets=tuple(_read_set(name, params.sets[name].role, cells[name]) for name in names),
     )
