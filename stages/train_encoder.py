@@ -5,7 +5,7 @@ from neuralood.stage import run
 
 
 def main(params: Params) -> None:
-    """Tokens and fMRI of nsd, or the encoder that is imported -> data/models/encoder and metrics/encoder.json."""
+    """Tokens and fMRI of nsd, or the encoder that is imported -> data/models/encoder, metrics/encoder.*."""
     if params.fmri.source == "imported":
         from neuralood.encoder.imported import adopt_imported
 

@@ -1,21 +1,20 @@
-"""Scores of predicted fMRI, the ridge baseline, and what the controls train on."""
-
-import warnings
+"""Scores of predicted fMRI, and what the controls train on."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
-from sklearn.decomposition import PCA
-from sklearn.linear_model import Ridge
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from neuralood.encoder.controls import derangement, feature_fmri, shuffled_fmri
-from neuralood.encoder.ridge import ALPHAS, ridge_predictions
-from neuralood.encoder.scores import fraction_of_ceiling, noise_normalised, pearson_columns, roi_scores, summary
+from neuralood.encoder.scores import (
+    algonauts2023_score,
+    fraction_of_ceiling,
+    noise_normalised,
+    pearson_columns,
+    roi_scores,
+    summary,
+)
 
 
 @pytest.fixture
@@ -72,7 +71,14 @@ def test_fraction_of_ceiling_is_the_median_above_the_threshold():
 
 
 def test_noise_normalised_is_signed_and_squared():
-    np.testing.assert_allclose(noise_normalised(R, CEILING, 0.2), [0.25, 0.16, -0.25])
+    np.testing.assert_allclose(noise_normalised(R, CEILING, 0.2), [0.25, 0.16, -0.25, np.nan, np.nan])
+
+
+def test_the_algonauts_score_divides_r_squared_by_a_ceiling_of_r_squared():
+    # 100 * 0.09 / 0.36, 100 * 0.04 / 0.25, negative: 0, above its ceiling: 100, ceiling 0: 100
+    assert algonauts2023_score(R, CEILING) == {"mean": (25 + 16 + 0 + 100 + 100) / 5, "median": 25}
+    assert algonauts2023_score(np.array([-0.1, 0.0]), np.zeros(2)) == {"mean": 0, "median": 0}
+    assert algonauts2023_score(np.array([0.5]), np.array([0.6], np.float32))["mean"] == pytest.approx(69.444, abs=1e-3)
 
 
 def test_summary_is_what_the_metrics_hold():
@@ -98,33 +104,6 @@ def test_roi_scores_are_medians_over_its_vertices():
         "noise_ceiling": 0.6,
     }
     assert "noise_ceiling" not in roi_scores(R, R, None, members)
-
-
-@pytest.mark.parametrize("components", [800, 4])
-def test_ridge_is_scikit_learns(rng, components):
-    """PCA, then for each vertex a grid search over the penalty by 5-fold cross-validation."""
-    latent = rng.standard_normal((60, 4))
-    tokens = latent @ (10 * rng.standard_normal((4, 9))) + 0.1 * rng.standard_normal((60, 9)) + 5
-    fmri = latent @ rng.standard_normal((4, 7)) * [3, 2, 1, 1, 0.3, 0.1, 0] + rng.standard_normal((60, 7)) + 2
-    train, test = np.arange(40), np.arange(40, 60)
-    found = ridge_predictions(tokens[train], fmri[train], tokens[test], components, seed=0)
-
-    reduce = make_pipeline(StandardScaler(), PCA(min(components, 9), svd_solver="full"))
-    reduced = reduce.fit_transform(tokens[train])
-    chosen = set()
-    for vertex in range(7):
-        search = GridSearchCV(Ridge(), {"alpha": ALPHAS}, cv=5, scoring="r2").fit(reduced, fmri[train, vertex])
-        chosen.add(search.best_params_["alpha"])
-        expected = search.predict(reduce.transform(tokens[test]))
-        np.testing.assert_allclose(found[:, vertex], expected, rtol=1e-3, atol=1e-3)
-    assert len(chosen) > 2  # the penalty is a choice of each vertex
-
-
-def test_ridge_never_has_more_components_than_data(rng):
-    tokens, fmri = rng.standard_normal((12, 30)).astype(np.float32), rng.standard_normal((12, 3)).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert ridge_predictions(tokens[:10], fmri[:10], tokens[10:], 800, seed=2**63 - 1).shape == (2, 3)
 
 
 @given(n=st.integers(2, 60), seed=st.integers(0, 2**31))

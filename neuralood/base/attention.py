@@ -51,7 +51,8 @@ class CrossAttention(nn.Module):
         batch, length, width = queries.shape
         query = self.to_query(queries).view(batch, length, self.heads, width // self.heads)
         folded = torch.einsum("bqhw,hwd->bhqd", query, self._weight_by_head(self.to_key)).flatten(1, 2)
-        return folded / (width // self.heads) ** 0.5
+        scaled: Tensor = folded / (width // self.heads) ** 0.5
+        return scaled
 
     def _by_head(self, values: Tensor) -> Tensor:
         """B HQ F -> B H Q F."""

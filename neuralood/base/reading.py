@@ -16,6 +16,7 @@ from torch import Tensor
 from neuralood.base.store import Array, Rows, Store
 
 T = TypeVar("T")
+Request = TypeVar("Request")
 
 PREDICT_BATCH = 256
 """Images in a batch where no gradient is needed."""
@@ -115,17 +116,17 @@ def _first_uses(order: Array, chunk: int) -> Iterator[tuple[int, int]]:
     yield from zip(places.tolist(), numbers.tolist(), strict=True)
 
 
-def read_ahead(load: Callable[[Array], T], requests: Iterable[Array]) -> Iterator[tuple[Array, T]]:
+def read_ahead(load: Callable[[Request], T], requests: Iterable[Request]) -> Iterator[tuple[Request, T]]:
     """Each request and what `load` makes of it, in order; a few are loaded in threads before they are asked for."""
     coming = iter(requests)
     with ThreadPoolExecutor(READ_THREADS, "reader") as pool:
-        pending: deque[tuple[Array, Future[T]]] = deque()
+        pending: deque[tuple[Request, Future[T]]] = deque()
         try:
-            pending.extend((rows, pool.submit(load, rows)) for rows in islice(coming, BATCHES_AHEAD))
+            pending.extend((request, pool.submit(load, request)) for request in islice(coming, BATCHES_AHEAD))
             while pending:
-                rows, loaded = pending.popleft()
+                request, loaded = pending.popleft()
                 pending.extend((more, pool.submit(load, more)) for more in islice(coming, 1))
-                yield rows, loaded.result()
+                yield request, loaded.result()
         finally:
             for _, future in pending:
                 future.cancel()

@@ -1,6 +1,8 @@
 """A training that was interrupted: what is needed to go on at the same step to the same weights."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +43,16 @@ class Checkpoint:
     """Of everything that decides the result: a file of another identity is ignored."""
     every_s: float
 
-    def remove(self) -> None:
-        """Once the result is safe."""
-        self.file.unlink(missing_ok=True)
+
+def checkpoint_of(file: Path, decides: Mapping[str, Any], every_minutes: float) -> Checkpoint:
+    """The checkpoint of a training that is decided by these values (as JSON has them)."""
+    text = json.dumps(decides, sort_keys=True)
+    return Checkpoint(file, hashlib.sha256(text.encode()).hexdigest(), 60 * every_minutes)
 
 
-def save_state(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+def save_state(
+    checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> None:
     """Write weights, moments, random state and progress, whole or not at all."""
     device = next(model.parameters()).device
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}

@@ -54,6 +54,8 @@ def index_imported(params: Params) -> None:
 def adopt_imported(params: Params) -> None:
     """The imported encoder -> data/models/encoder/ and metrics/encoder.json, whose `data` is `imported`.
 
+    metrics/encoder.zarr is an empty folder: scores of single vertices stay where the encoder was trained.
+
     Raises UserError where its files are others than those that were listed.
     """
     folder, listed = _folder(params), read_json(paths.FMRI_MANIFEST)
@@ -71,6 +73,8 @@ def adopt_imported(params: Params) -> None:
     write_curve(paths.ENCODER / CURVE, [])
     metrics = {**scores, "data": IMPORTED, "trained_on": record["trained_on"]}
     write_json(paths.ENCODER_METRICS, metrics)
+    shutil.rmtree(paths.ENCODER_VERTICES, ignore_errors=True)
+    paths.ENCODER_VERTICES.mkdir()
     _show(metrics, record)
 
 

@@ -19,8 +19,8 @@ from neuralood.base.attention import CrossAttention, FeedForward
 class DecoderLayer(nn.Module):
     """Self-attention among the targets, cross-attention to the patch tokens, MLP: pre-normed (Xiong et al. 2020).
 
-    Before the first layer all targets are 0, where self-attention could only add one constant to all of them: there is
-    none in it.
+    Before the first layer the targets are the same for all images, where self-attention could only exchange constants
+    for constants: there is none in it.
     """
 
     def __init__(self, width: int, token_width: int, heads: int, dropout: float, *, first: bool) -> None:
@@ -122,9 +122,11 @@ class RoiEncoder(nn.Module):
         heads: int,
         dropout: float,
         positions: str,
+        start: str,
     ) -> None:
         """membership: Q V bool, the queries' vertices (see `query_membership`); grid: rows and columns of patches;
-        positions: `learned`, or `sine`, which are fixed (see `sine_positions`)."""
+        positions: `learned`, or `sine`, which are fixed (see `sine_positions`); start: what the targets are before the
+        first layer, `zeros`, the queries being added wherever targets ask (DETR), or the `queries` themselves."""
         super().__init__()
         self.sizes: dict[str, Any] = {
             "grid": list(grid),
@@ -134,6 +136,7 @@ class RoiEncoder(nn.Module):
             "heads": heads,
             "dropout": dropout,
             "positions": positions,
+            "start": start,
         }
         self.register_buffer("membership", membership)
         self.register_buffer("token_mean", torch.zeros(token_width))
@@ -169,14 +172,20 @@ class RoiEncoder(nn.Module):
         patches = self._standardised(patches)
         *others, last = self.layers
         assert isinstance(last, DecoderLayer)
-        return last.weights(self._decoded(patches, others), self.queries, patches, self.position)
+        return last.weights(self._decoded(patches, others), self._start()[1], patches, self.position)
 
     def _decoded(self, patches: Tensor, layers: Iterable[nn.Module]) -> Tensor:
         """Standardised patches B N D -> the targets after these layers, B Q W (1 Q W after none)."""
-        targets = torch.zeros_like(self.queries).unsqueeze(0)
+        targets, added = self._start()
         for layer in layers:
-            targets = layer(targets, self.queries, patches, self.position)
+            targets = layer(targets, added, patches, self.position)
         return targets
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """The targets before the first layer, 1 Q W, and what is added to targets that ask, Q W."""
+        zeros = torch.zeros_like(self.queries)
+        start, added = (zeros, self.queries) if self.sizes["start"] == "zeros" else (self.queries, zeros)
+        return start.unsqueeze(0), added
 
     def _standardised(self, patches: Tensor) -> Tensor:
         return (patches - self.token_mean) / self.token_sd

@@ -9,13 +9,19 @@ from neuralood.base.records import rounded
 from neuralood.base.store import Array
 from neuralood.data.fmri import present_groups, vertices_of
 
+SMALLEST_SD = 1e-5
+"""Where predicted and measured fMRI vary less, in the geometric mean of both, r is 0: a constant."""
+
+SMALLEST_CEILING = 1e-14
+"""What the Algonauts 2023 score divides by where the ceiling, of r^2, is 0."""
+
 
 def pearson_columns(predicted: Array, measured: Array) -> Array:
     """Pearson r of each column: predicted I V, measured I V -> V. A constant column scores 0."""
     a = predicted - predicted.mean(axis=0, dtype=np.float64)
     b = measured - measured.mean(axis=0, dtype=np.float64)
     norms = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    constant = norms < 1e-10 * len(a)
+    constant = norms < SMALLEST_SD**2 * len(a)
     r: Array = np.where(constant, 0.0, (a * b).sum(axis=0) / np.where(constant, 1.0, norms))
     return r
 
@@ -27,10 +33,22 @@ def fraction_of_ceiling(r: Array, ceiling: Array, threshold: float) -> float | N
 
 
 def noise_normalised(r: Array, ceiling: Array, threshold: float) -> Array:
-    """r |r| / c^2 of the vertices with a ceiling above `threshold`: share of the explainable variance, signed."""
+    """r |r| / c^2 of each vertex, V: share of the explainable variance, signed. NaN up to the ceiling `threshold`."""
     counted = ceiling > threshold
-    normalised: Array = r[counted] * np.abs(r[counted]) / ceiling[counted] ** 2
+    normalised = np.full(len(r), np.nan)
+    normalised[counted] = r[counted] * np.abs(r[counted]) / ceiling[counted] ** 2
     return normalised
+
+
+def algonauts2023_score(r: Array, ceiling: Array) -> dict[str, float]:
+    """Percent of the explainable variance, over all vertices: mean and median of 100 r^2 / c^2, at most 100 each.
+
+    A negative r counts as 0. The challenge's ceiling is of r^2: ours, c of r, is squared. Its code
+    (github.com/gifale95/algonauts_2023, 03_test_encoding.py) gives values a vertex; whether its leaderboard showed
+    their mean or their median is told differently.
+    """
+    explained = 100 * np.maximum(r, 0) ** 2 / np.maximum(ceiling.astype(np.float64) ** 2, SMALLEST_CEILING)
+    return mean_and_median(np.minimum(explained, 100))
 
 
 def encoder_scores(
@@ -54,13 +72,14 @@ def encoder_scores(
 
 def summary(r: Array, ridge_r: Array | None, ceiling: Array | None, threshold: float) -> dict[str, Any]:
     """Scores of a set of vertices; what needs a ceiling, or the ridge baseline, is left out where none is known."""
-    scores: dict[str, Any] = {"pearson": _mean_median(r)}
+    scores: dict[str, Any] = {"pearson": mean_and_median(r)}
     if ridge_r is not None:
-        scores["ridge"] = {"pearson": _mean_median(ridge_r)}
+        scores["ridge"] = {"pearson": mean_and_median(ridge_r)}
     fraction = None if ceiling is None else fraction_of_ceiling(r, ceiling, threshold)
     if ceiling is not None and fraction is not None:
         scores["fraction_of_ceiling"] = rounded(fraction)
-        scores["noise_normalised"] = _mean_median(noise_normalised(r, ceiling, threshold))
+        normalised = noise_normalised(r, ceiling, threshold)
+        scores["noise_normalised"] = mean_and_median(normalised[~np.isnan(normalised)])
     return scores
 
 
@@ -74,5 +93,6 @@ def roi_scores(r: Array, ridge_r: Array | None, ceiling: Array | None, members: 
     return scores
 
 
-def _mean_median(values: Array) -> dict[str, float]:
+def mean_and_median(values: Array) -> dict[str, float]:
+    """Mean and median over vertices, V."""
     return {"mean": rounded(values.mean()), "median": rounded(np.median(values))}

@@ -1,6 +1,7 @@
 """Train the brain encoder on tokens and fMRI of the same images, and score it on images it never saw."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -19,14 +20,13 @@ from neuralood.base.reading import (
     PREDICT_BATCH,
     HostPatches,
     host_patches,
-    patch_batch,
     read_batches,
     token_statistics,
     training_epochs,
 )
-from neuralood.base.records import write_arrays, write_json
+from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import Array, Store, open_store
+from neuralood.base.store import CONTENTS, Array, Store, open_store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
@@ -34,16 +34,14 @@ from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, query_membership
-from neuralood.encoder.ridge import ridge_predictions
-from neuralood.encoder.scores import encoder_scores, pearson_columns
+from neuralood.encoder.scoring import score_encoder
 from neuralood.encoder.trained import predict, save_encoder
 
-SCORES = "scores.npz"
 CURVE = "curve.tsv"
 
 
 def train_encoder(params: Params) -> None:
-    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/ and metrics/encoder.json."""
+    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr."""
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     tokens, measured = open_store(paths.tokens("nsd")), read_measured()
     _require_same_images(tokens, measured)
@@ -51,43 +49,31 @@ def train_encoder(params: Params) -> None:
 
     fmri = np.array(measured.fmri[:], np.float32)
     model, history = _train_control(params, tokens, fmri, measured, parts, device)
-    predicted = predict(model, tokens, parts[2])
-    ridge = _ridge(params, tokens, fmri, parts)
-    scores = {
-        "pearson": pearson_columns(predicted, fmri[parts[2]]),
-        "ridge": pearson_columns(ridge, fmri[parts[2]]),
-    }
-    record = encoder_metrics(scores["pearson"], scores["ridge"], measured, params.fmri.ceiling_threshold)
-    record |= {"n_train": len(parts[0]), "n_test": len(parts[2])}
+    record = score_encoder(params, predict(model, tokens, parts[2]), tokens, measured, fmri, device)
 
     save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
-    write_arrays(paths.ENCODER / SCORES, scores)
     write_curve(paths.ENCODER / CURVE, history)
-    write_json(paths.ENCODER_METRICS, record)
+    shutil.rmtree(paths.partial(paths.ENCODER), ignore_errors=True)
     _show(record, params.encoder.control, history)
 
 
 def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) -> RoiEncoder:
     """An encoder with random weights for this subject and these tokens."""
-    _, layers, n_patches, width = tokens["patches"].shape
+    _, layers, _, width = tokens["patches"].shape
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
     torch.manual_seed(seed)
     settings = params.encoder
     return RoiEncoder(
         membership,
-        patches=n_patches,
+        grid=tokens.attributes["grid"],
         token_width=layers * width,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,
         dropout=settings.dropout,
+        positions=settings.positions,
+        start=settings.start,
     )
-
-
-def encoder_metrics(r: Array, ridge_r: Array, measured: Measured, threshold: float) -> dict[str, Any]:
-    """metrics/encoder.json without its counts of images."""
-    record = encoder_scores(r, ridge_r, measured.ceiling, threshold, measured.roi_names, measured.roi)
-    return record | {"data": measured.source, "subject": measured.subject}
 
 
 def _train_control(
@@ -102,16 +88,37 @@ def _train_control(
     if control == "features":
         fmri = _feature_targets(params, measured, parts[0])
     if control != "shuffled":
-        return model, _fit(params, model, tokens, fmri, parts, None)
+        return model, _fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, control))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    kept = best_epoch(_fit(params, model, tokens, fmri, parts, None))
+    kept = best_epoch(_fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, "none")))
     model.load_state_dict(start)
     shuffled = shuffled_fmri(fmri, parts[:2], generator(seed, "shuffled fMRI"))
-    return model, _fit(params, model, tokens, shuffled, parts, kept)
+    checkpoint = _checkpoint(params, tokens, measured, control)
+    return model, _fit(params, model, tokens, shuffled, parts, checkpoint, kept)
+
+
+def _checkpoint(params: Params, tokens: Store, measured: Measured, target: str) -> Checkpoint:
+    """Of an interrupted training on the fMRI that is called `target`."""
+    decides = {
+        "settings": asdict(params.encoder),
+        "fmri": [asdict(params.fmri), measured.fingerprint],
+        "tokens": tokens.attributes[CONTENTS],
+        "seed": params.seed,
+        "target": target,
+    }
+    return checkpoint_of(
+        paths.partial(paths.ENCODER) / f"{target}.safetensors", decides, params.runtime.checkpoint_minutes
+    )
 
 
 def _fit(
-    params: Params, model: RoiEncoder, tokens: Store, fmri: Array, parts: list[Array], stop_after: int | None
+    params: Params,
+    model: RoiEncoder,
+    tokens: Store,
+    fmri: Array,
+    parts: list[Array],
+    checkpoint: Checkpoint,
+    stop_after: int | None = None,
 ) -> list[Epoch]:
     """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation."""
     device = next(model.parameters()).device
@@ -130,16 +137,22 @@ def _fit(
         ]
         return sum(parts_loss) / len(parts[1])
 
-    settings, rng = params.encoder, generator(params.seed, "encoder batches")
+    settings = params.encoder
+
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostPatches, Tensor]]]]:
+        rng = generator(params.seed, "encoder batches")
+        return training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng, steps)
+
     return fit(
         model,
         len(parts[0]),
-        training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng),
+        epochs_after,
         loss_of,
         validate,
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
         f"brain encoder ({settings.control})",
-        stop_after=stop_after,
+        checkpoint,
+        stop_after,
     )
 
 
@@ -164,14 +177,6 @@ def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
         yield group
 
 
-def _ridge(params: Params, tokens: Store, fmri: Array, parts: list[Array]) -> Array:
-    """The ridge baseline: always on the measured fMRI, whatever the control."""
-    cpu = torch.device("cpu")
-    train, test = (patch_batch(tokens, rows, cpu).flatten(1).numpy() for rows in (parts[0], parts[2]))
-    seed = derived_seed(params.seed, "ridge components")
-    return ridge_predictions(train, fmri[parts[0]], test, params.encoder.ridge_components, seed)
-
-
 def _require_same_images(tokens: Store, measured: Measured) -> None:
     if tokens.attributes["dataset"] != measured.dataset:
         raise UserError(
@@ -183,12 +188,17 @@ def _show(record: dict[str, Any], control: str, history: list[Epoch]) -> None:
     simulated = " (simulated fMRI)" if record["data"] == "simulated" else ""
     rows = {
         "median r, encoder": f"{record['pearson']['median']:.3f}",
-        "median r, ridge": f"{record['ridge']['pearson']['median']:.3f}",
+        **{f"median r, {name}": f"{scores['pearson']['median']:.3f}" for name, scores in record["baselines"].items()},
         "epoch kept": str(best_epoch(history)) if history else "none",
     }
     for group, scores in record["groups"].items():
+        over = scores["over_ridge"]
+        rows[f"mean r over {record['best_ridge']}, {group}"] = (
+            f"{over['r']:+.3f} ({over['low']:+.3f} to {over['high']:+.3f})"
+        )
         if "fraction_of_ceiling" in scores:
             rows[f"fraction of ceiling, {group}"] = f"{scores['fraction_of_ceiling']:.3f}"
     console.results(f"Brain encoder, control {control}{simulated}", rows)
     console.wrote(paths.ENCODER, "brain encoder")
     console.wrote(paths.ENCODER_METRICS, "scores on unseen images")
+    console.wrote(paths.ENCODER_VERTICES, "the same, a vertex")

@@ -21,8 +21,11 @@ LAST_S = 20.0
 PROBE_STEPS = 200
 """Steps that the linear probe's solver is taken to need for one penalty."""
 
-PCA_PASSES, RIDGE_FITS = 12, 65
-"""Products with all tokens in the ridge baseline's randomised PCA; its folds times penalties."""
+RIDGE_FITS = 65
+"""Folds times penalties of the ridge baseline."""
+
+FACTORISED_PRODUCTS = 3
+"""Products of all tokens with all vertices in a step of the factorised baseline, one of them done twice."""
 
 FITS = {"none": 1, "shuffled": 2, "untrained": 0, "features": 1}
 """Trainings of the encoder that `encoder.control` asks for; those of `shuffled` may be shorter."""
@@ -111,9 +114,11 @@ def _train_encoder(work: Work, backbone: FrozenBackbone, flops: float) -> Iterat
 
     features = backbone.shape.layers * backbone.shape.patches // work.params.cache.pool**2 * backbone.shape.width
     components = min(settings.ridge_components, train, features)
-    pca = 2 * PCA_PASSES * train * features * components
+    kernel = 2 * images * train * features
     fits = 2 * RIDGE_FITS / 5 * train * components * work.vertices
-    yield _computed("  its ridge baseline", f"{train:,} x {features:,} tokens", pca + fits, flops)
+    yield _computed("  its ridge baseline", f"{train:,} x {features:,} tokens", kernel + fits, flops)
+    steps = 2 * FACTORISED_PRODUCTS * settings.factorised.epochs * train * features * work.vertices
+    yield _computed("  its factorised one", f"{settings.factorised.epochs} epochs, on the CPU", steps, flops)
 
 
 def _synthesize(work: Work) -> StageTime:

@@ -26,10 +26,11 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Both metrics files, the record of the brain encoder, and the scored sets: val first, then params' order."""
+    """The metrics files, the record of the brain encoder, and the scored sets: val first, then params' order."""
 
     classification: dict[str, Any]
     encoder: dict[str, Any]
+    encoder_ood: dict[str, Any]
     encoder_record: dict[str, Any]
     sets: tuple[SetResult, ...]
 
@@ -52,6 +53,7 @@ def read_outputs(params: Params) -> Outputs:
     return Outputs(
         classification=classification,
         encoder=read_json(paths.ENCODER_METRICS),
+        encoder_ood=read_json(paths.ENCODER_OOD_METRICS) if paths.ENCODER_OOD_METRICS.exists() else {},
         encoder_record=read_json(paths.ENCODER / ENCODER_RECORD),
         sets=tuple(_read_set(name, params.sets[name].role, cells[name]) for name in names),
     )
