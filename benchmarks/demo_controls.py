@@ -42,6 +42,7 @@ from neuralood.statistics import PairedResult, bootstrap_interval
 from neuralood.summary import summarize
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
+from stages.score_encoder import main as score_encoder
 
 SEEDS, SHORT_SEEDS = (0, 1, 2), (0, 1)
 
@@ -112,11 +113,13 @@ def _run_arms(params: Params, arms: Sequence[str]) -> None:
 
 def _run_arm(params: Params, *, reuse: bool) -> None:
     """Train and score one arm; with `reuse`, on the brain encoder and predicted fMRI that lie there."""
-    labelled = [name for name in params.sets if name != "nsd"]
+    labelled = [name for name, one in params.sets.items() if one.role in ("train", "val", "ood")]
     if not reuse:
         simulate_subject(params, params.fmri.subject)
         prepare_fmri(params)
         train_encoder(params)
+        for name in params.sets:
+            score_encoder(params, name)
         for name in labelled:
             synthesize(params, name)
     train_fusion(params)

@@ -1,14 +1,23 @@
-"""Times side by side: cases take turns, and a ratio is the median over repeats of the ratio within each repeat."""
+"""Times side by side: cases take turns, and a ratio is the median over repeats of the ratio within each repeat.
+
+Also the memory that a process, or the tensors of a computation, take.
+"""
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
+from typing import Any
+from weakref import finalize
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Seconds = dict[str, list[float]]
 
@@ -62,6 +71,44 @@ class PeakAnonymous:
     def _watch(self) -> None:
         while not self._stop.wait(0.005):
             self.peak_mb = max(self.peak_mb, _anonymous_mb())
+
+
+class PeakTensors(TorchDispatchMode):
+    """The most memory that tensors made in the context take at once, forward and backward; counted, not sampled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changes: list[tuple[int, int]] = []  # number of a storage, bytes that came (or went)
+        self._numbers: dict[int, int] = {}  # of the storages that are there, by address
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {value.untyped_storage()._cdata for value in _tensors((args, kwargs))}
+        made = op(*args, **(kwargs or {}))
+        for value in _tensors(made):
+            storage = value.untyped_storage()
+            if storage._cdata not in given and storage._cdata not in self._numbers:
+                self._came(storage)
+        return made
+
+    def peak_mb(self, without: Iterable[Tensor] = ()) -> float:
+        """MB of 2^20 bytes; `without` these tensors, which must be there still."""
+        left_out = {self._numbers.get(value.untyped_storage()._cdata) for value in without}
+        changes = [change for number, change in self._changes if number not in left_out]
+        return float(np.cumsum([0, *changes]).max()) / 2**20
+
+    def _came(self, storage: torch.UntypedStorage) -> None:
+        number, nbytes = len(self._changes), storage.nbytes()
+        self._numbers[storage._cdata] = number
+        self._changes.append((number, nbytes))
+        finalize(storage, self._went, storage._cdata, number, nbytes)
+
+    def _went(self, address: int, number: int, nbytes: int) -> None:
+        del self._numbers[address]
+        self._changes.append((number, -nbytes))
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
 def drop_pages(files: list[Path]) -> None:

@@ -76,6 +76,9 @@ class FrozenBackbone(nn.Module):
     With `features='queries'`, a ViT's patches are the queries of each block's attention.
     """
 
+    weights_source: str | None = None
+    """What `load_backbone` took the weights from."""
+
     def __init__(self, model: Any, layers: Layers, features: str, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
@@ -207,7 +210,9 @@ def load_backbone(
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    return FrozenBackbone(model, layers, features, preprocessing)
+    backbone = FrozenBackbone(model, layers, features, preprocessing)
+    backbone.weights_source = weights
+    return backbone
 
 
 def weights_fingerprint(backbone: FrozenBackbone) -> str:

@@ -5,6 +5,7 @@ Only the options that an entry of `sets`, `files` or `made` may leave out have t
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,8 +32,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-Role = Literal["fmri", "train", "val", "ood"]
-Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast"]
+Role = Literal["fmri", "fmri_ood", "train", "val", "ood"]
+Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
 HighRois = Literal["shape", "texture", "noise"]
 Control = Literal["none", "shuffled", "untrained", "features"]
 Variant = Literal["bmfl", "concat", "image_only", "brain_only"]
@@ -47,6 +48,7 @@ FileFormat = Literal[
     "folders",
     "algonauts2023",
     "nsd",
+    "nsdsynthetic",
     "imagenet_folders",
     "imagenet_flat",
     "imagenet_parquet",
@@ -66,7 +68,9 @@ FileFormat = Literal[
 SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
 """Formats whose reader tells the files of train and val in one folder apart by their names."""
 MEASURED_FORMATS = ("algonauts2023", "nsd")
-"""Formats of the images that a scanned person saw; all others are labelled sets."""
+"""Formats of the images that a scanned person saw, and trains on; nsdsynthetic aside, all others are labelled sets."""
+SUBJECT_FORMATS = ("nsd", "nsdsynthetic")
+"""Formats whose folder holds several people's data."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -95,7 +99,7 @@ class FileSet:
     part: Part | None = None
     exclude: tuple[str, ...] = ()
     subject: Name | None = None
-    """Whose images they are: nsd only."""
+    """Whose images they are: nsd and nsdsynthetic only."""
     labels: str | None = None
     """Labels of a flat ImageNet val, below the data root: Kaggle's CSV, or the folder of the devkit."""
     corruptions: tuple[str, ...] | None = None
@@ -110,8 +114,10 @@ class FileSet:
 class RenderedSet:
     """One entry of `rendered`: images that the demo draws."""
 
-    scenes: Literal["nsd", "train", "test"]
+    scenes: Literal["nsd", "nsd_test", "train", "test"]
+    """nsd_test: those of the n of nsd that fMRI holds out."""
     style: Style
+    """restyled, of nsd_test only: every style but photo, as the set's classes."""
     n: Positive
 
 
@@ -224,6 +230,8 @@ class Encoder:
     heads: Positive
     width: Positive
     dropout: Dropout
+    positions: Literal["learned", "sine"]
+    start: Literal["queries", "zeros"]
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
@@ -278,6 +286,7 @@ class Runtime:
     patches_in_a_block: Positive
     workers: Count
     verify: Verify
+    checkpoint_minutes: PositiveFloat
     progress: bool
 
 
@@ -373,6 +382,7 @@ def _set_problems(params: Params) -> list[str]:
         *_source_problems(params),
         *_overlap_problems(params),
         *_fmri_problems(params),
+        *_fmri_ood_problems(params),
     ]
 
 
@@ -385,9 +395,10 @@ def _role_problems(params: Params) -> list[str]:
         if name not in params.sets:
             problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
     for name, image_set in params.sets.items():
-        expected = {"nsd": "fmri", "train": "train", "val": "val"}.get(name, "ood")
-        if image_set.role != expected:
-            problems.append(f"sets.{name}.role: must be {expected} for a set named {name}, got {image_set.role}")
+        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, ("ood", "fmri_ood"))
+        if image_set.role not in expected:
+            roles = " or ".join(expected)
+            problems.append(f"sets.{name}.role: must be {roles} for a set named {name}, got {image_set.role}")
         if image_set.class_map is not None and image_set.role not in ("val", "ood"):
             problems.append(f"sets.{name}.class_map: only val and ood sets have one")
         for label, indices in (image_set.class_map or {}).items():
@@ -414,14 +425,28 @@ def _source_problems(params: Params) -> list[str]:
     for name, made in params.made.items():
         if made.source not in params.files and made.source not in params.rendered:
             problems.append(f"made.{name}.source: {made.source} is no set of files or rendered")
-        elif made.source == "nsd":
-            problems.append(f"made.{name}.source: nsd has no labels")
+        elif _role(params, made.source) in ("fmri", "fmri_ood"):
+            problems.append(f"made.{name}.source: {made.source} has no labels")
         problems += _transform_problems(name, made)
     for name, rendered in params.rendered.items():
-        kind = {"nsd": "nsd", "train": "train"}.get(name, "test")
-        if rendered.scenes != kind:
-            problems.append(f"rendered.{name}.scenes: must be {kind} for this set, got {rendered.scenes}")
+        problems += _rendered_problems(params, name, rendered)
     return problems + _format_problems(params)
+
+
+def _role(params: Params, name: str) -> str | None:
+    """The role of a set, None where `sets` lacks it."""
+    return params.sets[name].role if name in params.sets else None
+
+
+def _rendered_problems(params: Params, name: str, rendered: RenderedSet) -> Iterator[str]:
+    fallback = "nsd_test" if _role(params, name) == "fmri_ood" else "test"
+    kind = {"nsd": "nsd", "train": "train"}.get(name, fallback)
+    if rendered.scenes != kind:
+        yield f"rendered.{name}.scenes: must be {kind} for this set, got {rendered.scenes}"
+    if (rendered.style == "restyled") != (kind == "nsd_test"):
+        yield f"rendered.{name}.style: restyled goes with scenes nsd_test, and with no other, got {rendered.style}"
+    if kind == "nsd_test" and "nsd" in params.rendered and rendered.n != params.rendered["nsd"].n:
+        yield f"rendered.{name}.n: must be that of rendered.nsd, {params.rendered['nsd'].n}, got {rendered.n}"
 
 
 def _transform_problems(name: str, made: MadeSet) -> list[str]:
@@ -441,15 +466,15 @@ def _format_problems(params: Params) -> list[str]:
             problems.append(
                 f"files.{name}.format: {' and '.join(MEASURED_FORMATS)} are for nsd, all others for labelled sets"
             )
-        for option, value, owner in (
-            ("subject", files.subject, "nsd"),
-            ("labels", files.labels, "imagenet_flat"),
-            ("corruptions", files.corruptions, "imagenet_c"),
-            ("severities", files.severities, "imagenet_c"),
+        for option, value, owners in (
+            ("subject", files.subject, SUBJECT_FORMATS),
+            ("labels", files.labels, ("imagenet_flat",)),
+            ("corruptions", files.corruptions, ("imagenet_c",)),
+            ("severities", files.severities, ("imagenet_c",)),
         ):
-            if value is not None and files.format != owner:
-                problems.append(f"files.{name}.{option}: only format {owner} has it, not {files.format}")
-        if files.format == "nsd" and files.subject != params.fmri.subject:
+            if value is not None and files.format not in owners:
+                problems.append(f"files.{name}.{option}: only format {' or '.join(owners)} has it, not {files.format}")
+        if files.format in SUBJECT_FORMATS and files.subject != params.fmri.subject:
             problems.append(f"files.{name}.subject: must be fmri.subject, {params.fmri.subject}, got {files.subject}")
         if files.format == "imagenet_flat" and files.labels is None:
             problems.append(f"files.{name}.labels: missing; a flat val has its labels in Kaggle's CSV or the devkit")
@@ -466,7 +491,8 @@ def _overlap_problems(params: Params) -> list[str]:
     for index, (name, files) in enumerate(entries):
         for other, more in entries[index + 1 :]:
             splits = {name, other} == {"train", "val"} and files.format == more.format in SPLIT_FORMATS
-            if Path(files.path) != Path(more.path) or splits:
+            of_nsd = {files.format, more.format} == set(SUBJECT_FORMATS)
+            if Path(files.path) != Path(more.path) or splits or of_nsd:
                 continue
             if not _complementary(files.part, more.part):
                 problems.append(
@@ -520,6 +546,24 @@ def _fmri_problems(params: Params) -> list[str]:
     if params.demo.reliability[0] > params.demo.reliability[1]:
         problems.append(f"demo.reliability: wants low, high, got {list(params.demo.reliability)}")
     return problems
+
+
+def _fmri_ood_problems(params: Params) -> Iterator[str]:
+    """Sets of role fmri_ood that the person of the fMRI, simulated or not, never saw."""
+    names = [name for name, image_set in params.sets.items() if image_set.role == "fmri_ood"]
+    for name in names:
+        if params.fmri.source == "imported":
+            yield f"sets.{name}: an imported encoder comes without fMRI to be scored on; remove the set and its images"
+        elif params.fmri.source == "simulated" and name not in params.rendered:
+            yield f"sets.{name}: a simulated subject looks at rendered images only; give it an entry there"
+        elif params.fmri.source != "simulated" and name not in params.files:
+            yield f"sets.{name}: no scanned person saw these images; give it an entry in files, format nsdsynthetic"
+    drawn = [name for name in names if name in params.rendered]
+    for name in drawn[1:]:
+        yield f"rendered.{name}: {drawn[0]} has every style already; one set will do"
+    for name, files in params.files.items():
+        if (files.format == "nsdsynthetic") != (name in names):
+            yield f"files.{name}.format: nsdsynthetic and role fmri_ood go together, got {files.format}"
 
 
 def _model_problems(params: Params) -> list[str]:

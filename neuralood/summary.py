@@ -1,4 +1,4 @@
-"""metrics/classification.json: the sets that params.yaml names, side by side."""
+"""metrics/classification.json and encoder_ood.json: the sets that params.yaml names, side by side."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from neuralood.statistics import bootstrap_interval
 
 
 def summarize(params: Params) -> None:
-    """data/eval/SET/ of val and every OOD set -> metrics/classification.json."""
+    """data/eval/SET/ of val and every OOD set -> metrics/classification.json; data/encoder_ood/ -> encoder_ood.json."""
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
         name: read_json(paths.evaluation(name) / "scores.json")
@@ -34,8 +34,18 @@ def summarize(params: Params) -> None:
     if params.evaluation.ood_mean:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
+    write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
+
+
+def _encoder_ood(params: Params) -> dict[str, Any]:
+    """Scores of the encoder on every kind of images of the sets of role fmri_ood; none where there is no such set."""
+    names = [name for name, image_set in params.sets.items() if image_set.role == "fmri_ood"]
+    kinds = [read_json(paths.encoder_ood(name) / "scores.json") for name in names]
+    if not kinds:
+        console.note("no set of role fmri_ood: the encoder is not scored out of distribution")
+    return {kind: scores for one in kinds for kind, scores in one.items()}
 
 
 def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:

@@ -82,10 +82,10 @@ def write_nsd_images(folder: Path, count: int = IMAGES) -> Path:
     return folder
 
 
-def write_subject(folder: Path, *, optional: bool = True) -> Path:
+def write_subject(folder: Path, *, optional: bool = True, lh: int = LH, rh: int = RH) -> Path:
     """An Algonauts subject's fMRI: V1v is vertices 0-2 of each hemisphere, EBA 2-4, FFA-1 5 of rh only."""
     rng = np.random.default_rng(3)
-    for hemisphere, width in (("lh", LH), ("rh", RH)):
+    for hemisphere, width in (("lh", lh), ("rh", rh)):
         fmri = rng.standard_normal((IMAGES, width)).astype(np.float32)
         save(folder / f"training_split/training_fmri/{hemisphere}_training_fmri.npy", fmri)
         for family in ROI_FAMILIES:

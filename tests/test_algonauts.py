@@ -1,5 +1,6 @@
 """The reader of an Algonauts 2023 subject: what it reads, and what it refuses."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from helpers_data import FSAVERAGE, IMAGES, LFS, LH, RH, save, write_subject
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
 from neuralood.data.algonauts import subject as algonauts
-from neuralood.data.algonauts.subject import check_finite, read_subject, shape_problem
+from neuralood.data.algonauts.subject import read_subject, shape_problem, without_dead_vertices
 from neuralood.data.fmri import aligned
 from neuralood.data.subject import TEST, TRAIN
 
 FMRI = "training_split/training_fmri/{}_training_fmri.npy"
 CEILING = "test_split/noise_ceiling/{}_noise_ceiling.npy"
 BODIES = "roi_masks/rh.floc-bodies_challenge_space.npy"
+TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
 PLACES = "roi_masks/{}.all-vertices_fsaverage_space.npy"
 
 
@@ -101,26 +103,101 @@ def test_bad_input(folder: Path, name: str) -> None:
     assert str(folder) in str(caught.value)
 
 
-def test_values_that_are_not_finite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_finite(read_subject(folder))
-    for hemisphere, places in (("lh", [(0, 1), (29, 1)]), ("rh", [(4, 0), (4, 3)])):
-        fmri = np.load(folder / FMRI.format(hemisphere))
-        for place in places:
-            fmri[place] = np.nan if hemisphere == "lh" else np.inf
-        save(folder / FMRI.format(hemisphere), fmri)
+def spoil(folder: Path, hemisphere: str, change: Callable[[Array], None], name: str = FMRI) -> Path:
+    """Change the values of one file in place."""
+    file = folder / name.format(hemisphere)
+    fmri = np.load(file)
+    change(fmri)
+    save(file, fmri)
+    return file
+
+
+def test_vertices_that_are_not_finite_or_do_not_vary_are_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left(fmri: Array) -> None:
+        fmri[29, 1] = np.nan
+        fmri[:, 10] = 7
+
+    def right(fmri: Array) -> None:
+        fmri[4, [0, 5]] = np.inf, -np.inf
+        fmri[:, 13] = 0
+
+    whole = read_subject(folder)
+    spoil(folder, "lh", left)
+    spoil(folder, "rh", right)
+    monkeypatch.setattr(algonauts, "BLOCK_BYTES", 200)  # a few rows a block
+    subject = without_dead_vertices(read_subject(folder))
+    kept = np.setdiff1d(np.arange(LH + RH), [1, 10, LH, LH + 5, LH + 13])
+    assert subject.n_vertices == len(kept) == 20
+    fmri = np.concatenate([block for _, block in subject.blocks(7)])
+    assert (fmri == np.concatenate(whole.fmri, axis=1)[:, kept]).all()
+    assert subject.roi_names == ("lh.V1v", "lh.EBA", "rh.V1v", "rh.EBA")
+    assert (subject.roi == whole.roi[:4, kept]).all()
+    for name in ("hemi", "ceiling", "fsaverage_vertex"):
+        assert (getattr(subject, name) == getattr(whole, name)[kept]).all()
+    assert subject.provenance == {"vertices_left_out": 5, "rois_left_out": ["rh.FFA-1"]}
+
+
+def test_a_good_subject_keeps_all(folder: Path) -> None:
+    bare = without_dead_vertices(read_subject(write_subject(folder / "bare", optional=False)))
+    assert bare.n_vertices == LH + RH
+    assert bare.provenance == {"vertices_left_out": 0, "rois_left_out": []}
+    assert bare.ceiling is None
+    assert bare.fsaverage_vertex is None
+
+
+def test_a_vertex_must_be_good_in_the_test_images_as_well(folder: Path) -> None:
+    """One that is constant among them only, or differs between the two parts only, stays."""
+    write_test_fmri(folder)
+    spoil(folder, "lh", lambda fmri: fmri[:, 3].fill(1))
+    spoil(folder, "lh", lambda fmri: fmri[:, 3:5].fill(2), TEST_FMRI)
+    spoil(folder, "rh", lambda fmri: fmri[2:3, 7].fill(np.nan), TEST_FMRI)
+    subject = without_dead_vertices(read_subject(folder))
+    assert subject.kept.tolist() == [*range(LH + 7), *range(LH + 8, LH + RH)]
+
+
+def test_memory_stays_at_a_few_blocks(folder: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    images, nbytes = 20_000, 4 * 20_000 * (LH + RH)
+    for hemisphere, width in (("lh", LH), ("rh", RH)):
+        save(folder / FMRI.format(hemisphere), rng.standard_normal((images, width), np.float32))
+    monkeypatch.setattr(algonauts, "BLOCK_BYTES", nbytes // 50)
+    subject = read_subject(folder)
+    tracemalloc.start()
+    try:
+        for _ in without_dead_vertices(subject).blocks(images // 50):
+            pass
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes // 5
+
+
+BAD_VALUES = {
+    "row": ("rh", FMRI, lambda fmri: fmri[6].fill(np.nan), r"in 1 of 30 rows, first in row 6 \("),
+    "test row": ("lh", TEST_FMRI, lambda fmri: fmri[3].fill(np.inf), r"lh_test_fmri\.npy .*in 1 of 4 rows, .* row 3"),
+    "all": ("lh", FMRI, lambda fmri: fmri.fill(np.nan), r"in 30 of 30 rows, first in row 0 \("),
+    "zeros": ("lh", FMRI, lambda fmri: fmri.fill(0), r"lh_training_fmri\.npy: no vertex is finite and varies"),
+    "each": ("rh", FMRI, lambda fmri: np.fill_diagonal(fmri, np.nan), r"rh_training.*: no vertex is finite and"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_VALUES)
+def test_images_and_hemispheres_without_a_value_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hemisphere, kind, change, said = BAD_VALUES[name]
+    if kind == TEST_FMRI:
+        write_test_fmri(folder)
+    file = spoil(folder, hemisphere, change, kind)
     monkeypatch.setattr(algonauts, "BLOCK_BYTES", 200)
-    with pytest.raises(UserError) as caught:
-        check_finite(read_subject(folder))
-    left, right = str(caught.value).splitlines()
-    assert "lh_training_fmri.npy has NaN or infinite values in 2 of 30 rows and 1 of 11 vertices" in left
-    assert "rh_training_fmri.npy has NaN or infinite values in 1 of 30 rows and 2 of 14 vertices" in right
+    with pytest.raises(UserError, match=said) as caught:
+        without_dead_vertices(read_subject(folder))
+    assert str(caught.value).startswith(str(file))
 
 
 def test_fsaverage_has_its_size(folder: Path) -> None:
     assert np.load(folder / PLACES.format("lh")).shape == (FSAVERAGE,)
-
-
-TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
 
 
 def write_test_fmri(folder: Path, rows: int = 4) -> None:

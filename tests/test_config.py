@@ -207,7 +207,7 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
     [
         ({"sets.val": DELETE}, r"sets\.val: missing; the set named val has role val"),
         ({"sets.val.role": "ood"}, r"sets\.val\.role: must be val for a set named val, got ood"),
-        ({"sets.edges.role": "train"}, r"sets\.edges\.role: must be ood for a set named edges, got train"),
+        ({"sets.edges.role": "train"}, r"sets\.edges\.role: must be ood or fmri_ood for a set named edges, got train"),
         ({"sets.train.class_map": {"a": [0]}}, r"sets\.train\.class_map: only val and ood sets have one"),
         ({"sets.val.class_map": {"a": []}}, r"sets\.val\.class_map\.a: wants at least one index"),
         ({"sets.val.class_map": {"a": [0, -1]}}, r"sets\.val\.class_map\.a: wants .*none below 0"),
@@ -284,6 +284,48 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
                 "files.val": {**FOLDER, "part": REST},
             },
             r"files\.val\.exclude: must equal files\.train\.exclude",
+        ),
+        (
+            {"rendered.edges": DELETE, "made.edges": {**MADE, "source": "nsd_restyled"}},
+            r"made\.edges\.source: nsd_restyled has no labels",
+        ),
+        ({"sets.nsd_restyled.role": "ood"}, r"rendered\.nsd_restyled\.scenes: must be test for this set, got nsd_test"),
+        ({"sets.edges.role": "fmri_ood"}, r"rendered\.edges\.scenes: must be nsd_test for this set, got test"),
+        ({"rendered.nsd_restyled.style": "edges"}, r"rendered\.nsd_restyled\.style: restyled goes with .* got edges"),
+        ({"rendered.edges.style": "restyled"}, r"rendered\.edges\.style: restyled goes with scenes nsd_test"),
+        ({"rendered.nsd_restyled.n": 240}, r"rendered\.nsd_restyled\.n: must be that of rendered\.nsd, 2400, got 240"),
+        (
+            {
+                "sets.more": {"role": "fmri_ood"},
+                "rendered.more": {"scenes": "nsd_test", "style": "restyled", "n": 2400},
+            },
+            r"rendered\.nsd_restyled: more has every style already",
+        ),
+        (
+            {"rendered.nsd_restyled": DELETE, "files.nsd_restyled": {**FOLDER, "format": "nsdsynthetic"}},
+            r"sets\.nsd_restyled: a simulated subject looks at rendered images only",
+        ),
+        (
+            {"rendered.nsd_restyled": DELETE, "files.nsd_restyled": FOLDER},
+            r"files\.nsd_restyled\.format: nsdsynthetic and role fmri_ood go together, got folders",
+        ),
+        (
+            {"rendered.edges": DELETE, "files.edges": {**FOLDER, "format": "nsdsynthetic", "subject": "subj01"}},
+            r"files\.edges\.format: nsdsynthetic and role fmri_ood go together",
+        ),
+        (
+            {
+                "rendered.nsd": DELETE,
+                "fmri.simulated": {},
+                "fmri.files": {"subj01": {"format": "nsd", "path": "nsd"}},
+                "fmri.source": "nsd",
+                "fmri.space": "fsaverage",
+            },
+            r"sets\.nsd_restyled: no scanned person saw these images",
+        ),
+        (
+            {"fmri.simulated": {}, "fmri.source": "imported", "fmri.imported": {"subj01": {"path": "e"}}},
+            r"sets\.nsd_restyled: an imported encoder comes without fMRI",
         ),
         ({"fmri.subject": "subj02"}, r"fmri\.subject: wants exactly one entry of its name .* got subj02"),
         (

@@ -11,7 +11,9 @@ from neuralood.demo.brain import (
     HIGH_ROIS,
     BrainSettings,
     noise_ceiling,
+    reliability_of,
     simulate,
+    simulate_restyled,
     write_algonauts,
 )
 from neuralood.demo.render import render
@@ -143,6 +145,67 @@ def test_noise_rois_have_the_same_ceiling_and_know_nothing(scenes, images, simul
     np.testing.assert_array_equal(one.ceiling, simulated.ceiling)
     np.testing.assert_array_equal(one.signal[:, high], other.signal[:, high])
     np.testing.assert_array_equal(one.signal[:, one.roi == "V1v"], simulated.signal[:, one.roi == "V1v"])
+
+
+def test_units_are_the_mean_and_sd_of_the_photos(simulated):
+    assert simulated.scale.shape == (2, len(simulated.roi))
+    assert (simulated.scale[1] > 0).all()
+    measured = simulated.signal * simulated.scale[1] + simulated.scale[0]
+    early = np.isin(simulated.roi, list(EARLY_ROIS))
+    assert measured[:, early].min() > 0  # contrast is an amplitude
+    np.testing.assert_allclose(measured.mean(axis=0), simulated.scale[0], rtol=1e-4)
+
+
+def restyled(simulated, images, signal=None, settings=SETTINGS):
+    signal = simulated.signal if signal is None else signal
+    return simulate_restyled(images, signal, simulated.scale, simulated.reliability, settings, seed=5)
+
+
+def test_photos_again_evoke_the_same_signal_under_other_noise(images, simulated):
+    fmri, signal = restyled(simulated, images)
+    np.testing.assert_allclose(signal, simulated.signal, atol=1e-5)
+    share = np.sqrt(simulated.reliability)
+    noise, other = fmri - share * signal, simulated.fmri - share * simulated.signal
+    assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.02
+    assert noise.std() == pytest.approx(other.std(), rel=0.02)
+
+
+def test_any_part_of_the_scenes_is_seen_as_all_of_them(images, simulated):
+    rows = [3, 70, 141]
+    _, signal = restyled(simulated, images[rows], simulated.signal[rows])
+    np.testing.assert_allclose(signal, simulated.signal[rows], atol=1e-5)
+
+
+def test_contrast_is_measured_in_the_units_of_the_photos(scenes, images, simulated):
+    faint = np.stack([render(scene, "contrast") for scene in scenes])
+    _, signal = restyled(simulated, faint)
+    early = ~is_high(simulated) & ~np.isnan(simulated.receptive_fields[:, 0])
+    mean, sd = simulated.scale[:, early]
+    amplitude = signal[:, early] * sd + mean
+    assert np.median(amplitude.mean(axis=0) / mean) == pytest.approx(0.2, abs=0.05)  # a fifth of the contrast
+    assert signal[:, early].mean() < -1
+    assert signal[:, early].std(axis=0).max() < 0.5
+
+
+@pytest.mark.parametrize("high_rois", ["shape", "texture", "noise"])
+def test_high_level_vertices_answer_to_the_scene_whatever_its_style(scenes, images, high_rois):
+    settings = replace(SETTINGS, high_rois=high_rois)
+    simulated = simulate(scenes, images, settings, seed=5)
+    edges = np.stack([render(scene, "edges") for scene in scenes])
+    _, signal = restyled(simulated, edges, settings=settings)
+    high = np.isnan(simulated.receptive_fields[:, 0])
+    np.testing.assert_array_equal(signal[:, high], simulated.signal[:, high])
+    assert not np.allclose(signal[:, ~high], simulated.signal[:, ~high])
+
+
+@pytest.mark.parametrize("sd", [0.4, 1.0, 2.0])
+def test_reliability_follows_the_spread_of_the_signal(rng, sd):
+    reliability = np.array([0.3, 0.6], np.float32)
+    signal = (sd * rng.standard_normal((40_000, 2))).astype(np.float32)
+    trials = np.sqrt(reliability) * signal + np.sqrt(1 - reliability) * rng.standard_normal((3, 40_000, 2))
+    ceiling = noise_ceiling(reliability_of(signal, reliability), 3)
+    reached = [np.corrcoef(one, other)[0, 1] for one, other in zip(signal.T, trials.mean(axis=0).T, strict=True)]
+    np.testing.assert_allclose(ceiling, reached, atol=0.01)
 
 
 def test_written_arrays_fit_together(simulated, tmp_path):

@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from neuralood.base.errors import UserError
-from neuralood.demo.render import MOST_NSD_SCENES, STYLES, render, render_labelled, render_nsd
+from neuralood.demo.render import (
+    MOST_NSD_SCENES,
+    RESTYLES,
+    STYLES,
+    render,
+    render_labelled,
+    render_nsd,
+    render_restyled,
+)
 from neuralood.demo.scenes import draw_scenes, other_texture
 from neuralood.demo.shapes import CLASS_SHAPES, EXTRA_SHAPES, Pose, shape_mask
 from neuralood.demo.textures import OWN_TEXTURE, TEXTURES, texture_patch
@@ -108,6 +116,25 @@ def test_sorted_nsd_names_are_the_rows(tmp_path):
     assert [path.name for path in paths[::11]] == ["train-0001_nsd-00000.png", "train-0012_nsd-00011.png"]
     for scene, path in zip(scenes, paths, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), render(scene, "photo"))
+
+
+def test_each_scene_is_drawn_in_every_style_but_photo_and_keeps_its_number(tmp_path):
+    scenes = draw_scenes("nsd", 30, seed=3, confound=0.0)
+    chosen = {row: scenes[row] for row in (4, 28)}
+    assert any(scene.shape in EXTRA_SHAPES for scene in chosen.values())
+    render_restyled(chosen, tmp_path)
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")}
+    assert written == {f"{style}/{row:05d}.png" for style in set(STYLES) - {"photo"} for row in chosen}
+    assert sorted(RESTYLES) == sorted({path.split("/")[0] for path in written})
+    for path in written:
+        style, name = path.split("/")
+        image = np.asarray(Image.open(tmp_path / path))
+        np.testing.assert_array_equal(image, render(scenes[int(name[:5])], style))
+
+
+def test_shapes_that_are_no_class_contradict_no_texture():
+    rng = np.random.default_rng(0)
+    assert {other_texture("hexagon", rng) for _ in range(300)} == set(TEXTURES)
 
 
 def test_more_nsd_scenes_than_a_name_can_count_are_refused(scenes, tmp_path):

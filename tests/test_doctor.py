@@ -270,14 +270,44 @@ def test_a_whole_algonauts_subject_is_green(root, project):
     assert vertices_in_folder(load()) == 25
 
 
-def test_nan_in_averaged_fmri_is_red(root, project):
+def spoil(root, project, change):
+    """Change the values of a subject's right hemisphere in place."""
     file = algonauts(project, root) / "training_split/training_fmri/rh_training_fmri.npy"
     values = np.load(file)
-    values[:, 3] = np.nan
+    change(values)
     np.save(file, values)
-    one = only(fmri_found(), "fMRI: values")
+
+
+def test_vertices_that_will_be_left_out_are_noted(root, project):
+    def change(values):
+        values[:, 3] = np.nan
+        values[:, 5] = 1
+
+    spoil(root, project, change)
+    found = fmri_found()
+    assert not reds(found)
+    assert "4 % NaN" in only(found, "fMRI: values").found
+    one = only(found, "fMRI: left out")
+    assert one.found == "2 of 25 are NaN or constant in the sample: such vertices are left out"
+    assert one.verdict == "note"
+
+
+def test_an_image_without_a_value_is_red(root, project):
+    spoil(root, project, lambda values: values[9].fill(np.nan))
+    one = only(fmri_found(), "fMRI: images")
     assert one.verdict == "red"
-    assert "4 % NaN" in one.found
+    assert one.found == "rh_training_fmri.npy has no finite value in row 9 (counted from 0)"
+
+
+def test_fmri_of_test_images_is_counted(root, project):
+    folder = algonauts(project, root)
+    for hemisphere, width in (("lh", 11), ("rh", 14)):
+        file = folder / f"test_split/test_fmri/{hemisphere}_test_fmri.npy"
+        file.parent.mkdir(exist_ok=True)
+        np.save(file, np.ones((2, width), np.float32))
+    found = fmri_found()
+    assert only(found, "fMRI: shapes").found == "lh 32 x 11 and rh 32 x 14, float32"
+    assert only(found, "fMRI: rows").found == "32 rows of fMRI for 30 images of nsd"
 
 
 def test_rows_and_images_of_two_subjects_are_red(root, project):

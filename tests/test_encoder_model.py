@@ -1,6 +1,7 @@
 """The brain encoder against a plainly written reference, and what a vertex may and may not depend on."""
 
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.dense_encoder import DenseEncoder, as_roi_encoder, plain_sine_positions
 from neuralood.base.attention import CrossAttention
-from neuralood.encoder.model import RoiEncoder, RoiReadout, query_membership
+from neuralood.encoder.model import RoiEncoder, RoiReadout, query_membership, sine_positions
 
-PATCHES, TOKEN_WIDTH, WIDTH, HEADS, VERTICES = 6, 5, 8, 2, 9
+GRID, PATCHES, TOKEN_WIDTH, WIDTH, HEADS, VERTICES, LH_VERTICES = (2, 3), 6, 4, 8, 2, 9, 5
 
 ROI = torch.tensor(
     [
@@ -29,8 +31,8 @@ MEMBERSHIP = query_membership(ROI, HEMI)
 
 
 def make_encoder(depth=2, membership=MEMBERSHIP, **changes):
-    sizes = {"patches": PATCHES, "token_width": TOKEN_WIDTH, "width": WIDTH, "heads": HEADS, "dropout": 0.0}
-    model = RoiEncoder(membership, depth=depth, **{**sizes, **changes}).eval()
+    sizes = {"grid": GRID, "token_width": TOKEN_WIDTH, "width": WIDTH, "heads": HEADS, "dropout": 0.0}
+    model = RoiEncoder(membership, depth=depth, **{**sizes, "positions": "learned", **changes}).eval()
     kept = model.membership.clone()
     randomise(model)
     assert torch.equal(model.membership, kept)
@@ -46,7 +48,7 @@ def patches(rng):
 
 
 def linear(values, weights, name):
-    return values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+    return values @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
 
 
 def norm(values, weights, name):
@@ -59,12 +61,14 @@ def gelu(values):
     return np.vectorize(lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))))(values)
 
 
-def attend(queries, context, weights, name, heads):
-    """Queries Q W, context N W -> output Q W, attention Q N (mean over heads)."""
+def attend(queries, keys, values, weights, name, heads):
+    """Queries Q W, keys and values N D -> output Q W, attention Q N (mean over heads)."""
     width = queries.shape[1]
-    keys, values = np.split(linear(context, weights, f"{name}.to_key_value"), 2, axis=1)
-    asked = linear(queries, weights, f"{name}.to_query")
-    merged, looks = np.zeros_like(queries), np.zeros((len(queries), len(context)))
+    asked, keys, values = (
+        linear(part, weights, f"{name}.to_{what}")
+        for part, what in ((queries, "query"), (keys, "key"), (values, "value"))
+    )
+    merged, looks = np.zeros_like(queries), np.zeros((len(queries), len(keys)))
     for head in range(heads):
         part = slice(head * width // heads, (head + 1) * width // heads)
         for query in range(len(queries)):
@@ -80,42 +84,44 @@ def reference(model, patches):
     """fMRI B V and the last layer's attention B Q N."""
     weights = {name: value.double().numpy() for name, value in model.state_dict().items()}
     membership, depth, heads = weights["membership"].astype(bool), model.sizes["depth"], model.sizes["heads"]
-    fmri, looks = [], []
+    queries, fmri, looks = weights["queries"], [], []
     for image in patches.double().numpy():
-        scaled = (image - weights["token_mean"]) / weights["token_sd"]
-        context = linear(scaled, weights, "project") + weights["position"]
-        tokens = weights["queries"].copy()
+        tokens = (image - weights["token_mean"]) / weights["token_sd"]
+        targets = np.zeros_like(queries)
         for layer in range(depth):
             name = f"layers.{layer}"
             if layer > 0:
-                normed = norm(tokens, weights, f"{name}.self_norm")
-                tokens = tokens + attend(normed, normed, weights, f"{name}.self_attention", heads)[0]
-            asked = norm(tokens, weights, f"{name}.cross_norm")
-            attended, where = attend(asked, context, weights, f"{name}.cross_attention", heads)
-            tokens = tokens + attended
-            hidden = gelu(linear(norm(tokens, weights, f"{name}.feed_forward.0"), weights, f"{name}.feed_forward.1"))
-            tokens = tokens + linear(hidden, weights, f"{name}.feed_forward.3")
-        tokens = norm(tokens, weights, "norm")
+                normed = norm(targets, weights, f"{name}.self_norm")
+                asked = normed + queries
+                targets = targets + attend(asked, asked, normed, weights, f"{name}.self_attention", heads)[0]
+            asked = norm(targets, weights, f"{name}.cross_norm") + queries
+            keys = tokens + weights["position"]
+            attended, where = attend(asked, keys, tokens, weights, f"{name}.cross_attention", heads)
+            targets = targets + attended
+            hidden = gelu(linear(norm(targets, weights, f"{name}.feed_forward.0"), weights, f"{name}.feed_forward.1"))
+            targets = targets + linear(hidden, weights, f"{name}.feed_forward.3")
+        targets = norm(targets, weights, "norm")
         predicted = weights["readout.bias"].copy()
         row = 0
         for query, members in enumerate(membership):
             for vertex in np.flatnonzero(members):
-                predicted[vertex] += weights["readout.weight"][row] @ tokens[query]
+                predicted[vertex] += weights["readout.weight"][row] @ targets[query]
                 row += 1
         fmri.append(predicted)
         looks.append(where)
     return np.stack(fmri), np.stack(looks)
 
 
+@pytest.mark.parametrize("positions", ["learned", "sine"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_forward_is_the_references(patches, depth):
-    model = make_encoder(depth)
+def test_forward_is_the_equations(patches, depth, positions):
+    model = make_encoder(depth, positions=positions)
     expected, _ = reference(model, patches)
     np.testing.assert_allclose(model(patches).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
-def test_attention_is_the_references_and_sums_to_1(patches, depth):
+def test_attention_is_the_equations_and_sums_to_1(patches, depth):
     model = make_encoder(depth)
     found = model.attention(patches).detach()
     np.testing.assert_allclose(found.numpy(), reference(model, patches)[1], rtol=1e-5, atol=1e-6)
@@ -124,13 +130,13 @@ def test_attention_is_the_references_and_sums_to_1(patches, depth):
 
 def test_inputs_are_standardised_by_the_statistics_given(patches):
     model = make_encoder()
-    mean, sd = torch.arange(5.0), torch.arange(5.0) / 2  # the first sd is 0
+    mean, sd = torch.arange(4.0), torch.arange(4.0) / 2  # the first sd is 0
     model.standardise_by(mean, sd)
     assert model.token_sd[0] == pytest.approx(1e-6)
     scaled = (patches[..., 1:] - mean[1:]) / sd[1:]
     shifted = torch.cat([torch.zeros(3, PATCHES, 1), scaled], dim=-1)
     plain = make_encoder()
-    plain.standardise_by(torch.zeros(5), torch.ones(5))
+    plain.standardise_by(torch.zeros(4), torch.ones(4))
     inputs = torch.cat([torch.zeros(3, PATCHES, 1), patches[..., 1:]], dim=-1)
     torch.testing.assert_close(model(inputs), plain(shifted))
 
@@ -159,6 +165,21 @@ def test_a_vertex_of_two_rois_gets_the_sum_and_one_bias(patches):
     weight = model.readout.weight
     expected = tokens[:, 0] @ weight[pairs[0, 1]] + tokens[:, 1] @ weight[pairs[1, 1]] + model.readout.bias[1]
     torch.testing.assert_close(model(patches)[:, 1], expected)
+
+
+def test_gradients_of_the_readout_are_numerical_ones(rng):
+    """A query without vertices gets none."""
+    membership = torch.cat([MEMBERSHIP, torch.zeros(1, VERTICES, dtype=torch.bool)])
+    readout = randomise(RoiReadout(membership, 3).double())
+    tokens = torch.from_numpy(rng.standard_normal((2, len(membership), 3))).requires_grad_()
+    names, weights = zip(*readout.named_parameters(), strict=True)
+
+    def read(tokens, *weights):
+        return torch.func.functional_call(readout, dict(zip(names, weights, strict=True)), tokens)
+
+    assert torch.autograd.gradcheck(read, (tokens, *weights))
+    readout(tokens).sum().backward()
+    assert torch.equal(tokens.grad.abs().sum((0, 2)) > 0, membership.any(1))
 
 
 def test_permuting_images_permutes_predictions(patches):
@@ -216,14 +237,16 @@ def test_first_layer_mixes_no_queries():
     assert model.layers[1].self_attention is not None
 
 
-def test_full_size_shapes():
+@pytest.mark.parametrize("positions", ["learned", "sine"])
+def test_full_size_shapes(positions):
     """DINOv2 at 434 px, 39,548 vertices, 48 ROIs and two rest queries; nothing is allocated."""
     vertices = torch.arange(39_548)
     hemi = (vertices >= 19_004).int()
     roi = (vertices % 50)[None] == torch.arange(2, 50)[:, None]
     membership = query_membership(roi, hemi)
     with torch.device("meta"):
-        model = RoiEncoder(membership, patches=961, token_width=768, width=768, depth=2, heads=8, dropout=0.1)
+        sizes = {"grid": (31, 31), "token_width": 768, "width": 768, "depth": 2, "heads": 16, "dropout": 0.1}
+        model = RoiEncoder(membership, **sizes, positions=positions)
     model = model.to("meta")
     assert model(torch.empty(4, 961, 768, device="meta")).shape == (4, 39_548)
     assert model.roi_tokens(torch.empty(4, 961, 768, device="meta")).shape == (4, 50, 768)
@@ -231,32 +254,154 @@ def test_full_size_shapes():
     assert len(model.readout.weight) == 39_548
 
 
-def as_torchs(attention, width, heads):
-    torchs = nn.MultiheadAttention(width, heads, batch_first=True).eval()
+# The reference's encoder
+
+
+def make_reference(depth, positions, membership=MEMBERSHIP):
+    sizes = {"lh_vertices": LH_VERTICES, "grid": GRID, "width": WIDTH, "heads": HEADS, "dropout": 0.0}
+    return randomise(DenseEncoder(membership, depth=depth, positions=positions, **sizes)).eval()
+
+
+@pytest.mark.parametrize("membership", [MEMBERSHIP, MEMBERSHIP[[2, 0, 5, 1, 4, 3]]], ids=["sides apart", "mixed"])
+@pytest.mark.parametrize("positions", ["learned", "sine"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_outputs_are_the_dense_references(rng, depth, positions, membership):
+    """Overlapping ROIs and rest queries; the reference's biases of keys are not 0."""
+    model = make_reference(depth, positions, membership)
+    tokens = torch.from_numpy(rng.standard_normal((3, PATCHES, WIDTH))).float()
+    ours = as_roi_encoder(model).eval()
+    torch.testing.assert_close(ours(tokens), model(tokens), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.roi_tokens(tokens), model.roi_tokens(tokens), rtol=0, atol=1e-5)
+    assert model(tokens).std() > 0.1
+
+
+def test_sine_positions_are_the_plain_formula():
+    for grid, width in (((2, 3), 4), ((3, 2), 8), ((31, 31), 16)):
+        torch.testing.assert_close(sine_positions(grid, width), plain_sine_positions(*grid, width))
+
+
+def test_sine_positions_tell_all_patches_apart():
+    positions = sine_positions((5, 7), 12)
+    assert positions.shape == (35, 12)
+    assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 1e-3
+
+
+def test_sine_positions_want_a_width_that_4_divides():
+    with pytest.raises(ValueError, match="4 divides, got 10"):
+        sine_positions((2, 2), 10)
+
+
+@pytest.mark.parametrize(("positions", "trained"), [("learned", True), ("sine", False)])
+def test_only_learned_positions_are_trained(positions, trained):
+    assert ("position" in dict(make_encoder(positions=positions).named_parameters())) == trained
+    assert "position" in make_encoder(positions=positions).state_dict()
+
+
+def test_self_attention_of_targets_that_are_all_0_is_one_constant(rng):
+    """Why our first layer has none: c = W_o (W_v b + b_v) + b_o, where b is the bias of the norm before it."""
+    layer = make_reference(1, "learned").layers[0]
+    normed = layer.self_norm(torch.zeros(1, 4, WIDTH))
+    torch.testing.assert_close(normed, layer.self_norm.bias.expand(1, 4, WIDTH))
+    asked = normed + torch.from_numpy(rng.standard_normal((1, 4, WIDTH))).float()
+    mixed, _ = layer.self_attention(asked, asked, normed)
+    attention, width = layer.self_attention, WIDTH
+    value = attention.in_proj_weight[2 * width :] @ layer.self_norm.bias + attention.in_proj_bias[2 * width :]
+    torch.testing.assert_close(mixed, attention.out_proj(value).expand(1, 4, WIDTH))
+
+
+# Attention
+
+
+CONTEXT_WIDTH = 6
+
+
+def drawn(rng, *shape, dtype=torch.float32):
+    return torch.from_numpy(rng.standard_normal(shape)).to(dtype)
+
+
+def as_torchs(attention, key_bias):
+    """torch's attention with the same weights, and a bias of the keys."""
+    context_width = attention.to_key.weight.shape[1]
+    torchs = nn.MultiheadAttention(WIDTH, attention.heads, kdim=context_width, vdim=context_width, batch_first=True)
     with torch.no_grad():
-        torchs.in_proj_weight.copy_(torch.cat([attention.to_query.weight, attention.to_key_value.weight]))
-        torchs.in_proj_bias.copy_(torch.cat([attention.to_query.bias, attention.to_key_value.bias]))
-        torchs.out_proj.weight.copy_(attention.to_output.weight)
-        torchs.out_proj.bias.copy_(attention.to_output.bias)
-    return torchs
+        if context_width == WIDTH:
+            weights = [attention.to_query.weight, attention.to_key.weight, attention.to_value.weight]
+            torchs.in_proj_weight.copy_(torch.cat(weights))
+        else:
+            torchs.q_proj_weight.copy_(attention.to_query.weight)
+            torchs.k_proj_weight.copy_(attention.to_key.weight)
+            torchs.v_proj_weight.copy_(attention.to_value.weight)
+        torchs.in_proj_bias.copy_(torch.cat([attention.to_query.bias, key_bias, attention.to_value.bias]))
+        torchs.out_proj.load_state_dict(attention.to_output.state_dict())
+    return torchs.eval()
 
 
+@pytest.mark.parametrize("placed", [False, True], ids=["without position", "with position"])
+@pytest.mark.parametrize("context_width", [WIDTH, CONTEXT_WIDTH])
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_cross_attention_is_torchs(rng, heads):
-    attention = randomise(CrossAttention(WIDTH, heads, 0.0)).eval()
-    queries, context = (torch.from_numpy(rng.standard_normal((3, length, WIDTH))).float() for length in (4, 7))
-    output, weights = as_torchs(attention, WIDTH, heads)(queries, context, context)
-    torch.testing.assert_close(attention(queries, context), output)
-    torch.testing.assert_close(attention.weights(queries, context), weights)
+def test_cross_attention_is_torchs_whatever_its_bias_of_keys(rng, heads, context_width, placed):
+    attention = randomise(CrossAttention(WIDTH, heads, 0.0, context_width)).eval()
+    queries, context = drawn(rng, 3, 4, WIDTH), drawn(rng, 3, 7, context_width)
+    position = drawn(rng, 7, context_width) if placed else None
+    keys = context if position is None else context + position
+    for key_bias in (torch.zeros(WIDTH), 5 * drawn(rng, WIDTH)):
+        output, weights = as_torchs(attention, key_bias)(queries, keys, context)
+        torch.testing.assert_close(attention(queries, context, position), output)
+        torch.testing.assert_close(attention.weights(queries, context, position), weights)
+
+
+def test_context_is_as_wide_as_the_queries_where_its_width_is_left_out():
+    assert CrossAttention(WIDTH, 2, 0.0).to_key.weight.shape == (WIDTH, WIDTH)
+
+
+@pytest.mark.parametrize("placed", [False, True], ids=["without position", "with position"])
+def test_queries_given_once_serve_all_images(rng, placed):
+    attention = randomise(CrossAttention(WIDTH, 2, 0.0, CONTEXT_WIDTH)).eval()
+    queries, context = drawn(rng, 1, 4, WIDTH), drawn(rng, 3, 7, CONTEXT_WIDTH)
+    position = drawn(rng, 7, CONTEXT_WIDTH) if placed else None
+    for found in (attention, attention.weights):
+        torch.testing.assert_close(
+            found(queries, context, position), found(queries.expand(3, 4, WIDTH), context, position)
+        )
+
+
+def unfolded(attention, queries, context, position):
+    """As Vaswani et al. (2017) write it: keys and values are made of the tokens."""
+
+    def by_head(values):
+        return values.unflatten(-1, (attention.heads, -1)).transpose(-3, -2)
+
+    asked = by_head(attention.to_query(queries))
+    keys, values = by_head(attention.to_key(context + position)), by_head(attention.to_value(context))
+    shares = torch.softmax(asked @ keys.transpose(-2, -1) / asked.shape[-1] ** 0.5, dim=-1)
+    return attention.to_output((shares @ values).transpose(-3, -2).flatten(-2))
+
+
+@pytest.mark.parametrize("images", [1, 3], ids=["queries given once", "queries of each image"])
+def test_folded_is_unfolded_in_value_and_gradients(rng, images):
+    folded = randomise(CrossAttention(WIDTH, 2, 0.0, CONTEXT_WIDTH).double())
+    plain = deepcopy(folded)
+    inputs = [
+        drawn(rng, *shape, dtype=torch.float64)
+        for shape in ((images, 4, WIDTH), (3, 7, CONTEXT_WIDTH), (7, CONTEXT_WIDTH))
+    ]
+    found, expected = ([value.clone().requires_grad_() for value in inputs] for _ in range(2))
+    outputs = folded(*found), unfolded(plain, *expected)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    upstream = drawn(rng, *outputs[0].shape, dtype=torch.float64)
+    for output in outputs:
+        (output * upstream).sum().backward()
+    for ours, theirs in zip([*found, *folded.parameters()], [*expected, *plain.parameters()], strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-12)
+        assert theirs.grad.abs().max() > 1e-3
 
 
 def test_attention_weights_used_by_hand_give_the_output(rng):
     attention = randomise(CrossAttention(WIDTH, 1, 0.0)).eval()
-    queries, context = (torch.from_numpy(rng.standard_normal((3, length, WIDTH))).float() for length in (4, 7))
+    queries, context = (drawn(rng, 3, length, WIDTH) for length in (4, 7))
     weights = attention.weights(queries, context)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4))
-    values = attention.to_key_value(context)[..., WIDTH:]
-    torch.testing.assert_close(attention(queries, context), attention.to_output(weights @ values))
+    torch.testing.assert_close(attention(queries, context), attention.to_output(weights @ attention.to_value(context)))
 
 
 def test_dropout_acts_in_training_only(patches):

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from neuralood.config import Params, load_params
 
 PROJECT = Path(__file__).resolve().parent.parent
-SMALL = {"nsd": 90, "train": 60}
+SMALL = {"nsd": 90, "nsd_restyled": 90, "train": 60}
 """Images of the large sets; the others have 20."""
 
 
@@ -58,12 +58,14 @@ def run_models(params: Params) -> None:
     from neuralood.summary import summarize
     from stages.cache_tokens import main as cache_tokens
     from stages.evaluate import main as evaluate
+    from stages.score_encoder import main as score_encoder
     from stages.synthesize import main as synthesize
 
     for name in params.sets:
         cache_tokens(params, name)
     train_encoder(params)
     for name in params.sets:
+        score_encoder(params, name)
         synthesize(params, name)
     train_fusion(params)
     for name in params.sets:
@@ -84,7 +86,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def metrics(folder: Path) -> dict[str, dict]:
     return {
-        name: json.loads((folder / "metrics" / f"{name}.json").read_text()) for name in ("encoder", "classification")
+        name: json.loads((folder / "metrics" / f"{name}.json").read_text())
+        for name in ("encoder", "classification", "encoder_ood")
     }
 
 
@@ -96,6 +99,10 @@ def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
     assert set(cell) == {"n", "n_classes", "linear", "fusion", "gain", "extra"}
     assert set(cell["fusion"]) == {"top1", "top1_sd", "top5"}
     assert record["classification"]["ood_mean"]["n_sets"] == 2
+    assert set(record["encoder_ood"]) == {"silhouette", "edges", "conflict", "noise", "lowpass", "contrast"}
+    for scores in record["encoder_ood"].values():
+        assert {"n", "pearson", "groups", "photo"} <= set(scores)
+        assert set(scores["photo"]["groups"]) == {"early", "high"}
 
 
 def test_everything_says_simulated(finished: Path) -> None:
@@ -108,7 +115,7 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_
         params = small_params(tmp_path)
         run_images(params)
         run_models(params)
-    for name in ("encoder.json", "classification.json"):
+    for name in ("encoder.json", "classification.json", "encoder_ood.json"):
         assert (tmp_path / "metrics" / name).read_bytes() == (finished / "metrics" / name).read_bytes()
 
 

@@ -24,7 +24,7 @@ from neuralood.config import load_params
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.berg import PREPROCESSING
-from neuralood.encoder.exported import CHECKSUM, export_encoder, read_exported, record_digest, write_exported
+from neuralood.encoder.exported import CHECKSUM, VERSION, export_encoder, read_exported, record_digest, write_exported
 from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.scores import encoder_scores
@@ -38,6 +38,7 @@ from stages.cache_tokens import main as cache_tokens
 from stages.evaluate import main as evaluate
 from stages.import_encoder import main as import_encoder
 from stages.prepare_fmri import main as prepare_fmri
+from stages.score_encoder import main as score_encoder
 from stages.train_encoder import main as train_encoder
 
 IMPORTED = {
@@ -70,10 +71,11 @@ def shared(exporter, tmp_path):
 
 
 def without_nsd(folder):
-    """Take the set nsd out of params.yaml, as an importing project has none."""
+    """Take the sets with fMRI out of params.yaml, as an importing project has none."""
     yaml, file = YAML(), folder / "params.yaml"
     content = yaml.load(file)
-    del content["sets"]["nsd"], content["rendered"]["nsd"]
+    for name in ("nsd", "nsd_restyled"):
+        del content["sets"][name], content["rendered"][name]
     content["fmri"] |= IMPORTED
     yaml.dump(content, file)
 
@@ -115,6 +117,7 @@ def run_all(params):
     """Every stage from the import on."""
     import_and_adopt(params)
     for name in params.sets:
+        score_encoder(params, name)
         synthesize(params, name)
     train_fusion(params)
     for name in params.sets:
@@ -129,6 +132,7 @@ def test_without_fmri_the_whole_way_runs_and_says_imported(exporter, importer):
         json.loads(Path("metrics", f"{name}.json").read_text()) for name in ("encoder", "classification")
     )
     assert encoder["data"] == classification["fmri"] == "imported"
+    assert json.loads(Path("metrics/encoder_ood.json").read_text()) == {}
     made = json.loads((exporter / "metrics/encoder.json").read_text())
     assert encoder == {**made, "data": "imported", "trained_on": "simulated"}
     assert not any(paths.ENCODER_VERTICES.iterdir())  # an output of the stage all the same
@@ -317,7 +321,7 @@ DAMAGES = {
     ),
     "a pickle": (lambda folder: torch.save({}, folder / WEIGHTS), "encoder.safetensors is damaged"),
     "not exported": (edit("format", None), "no exported encoder"),
-    "a later version": (edit("version", 2), "version 2, this program reads 1"),
+    "a later version": (edit("version", VERSION + 1), f"version {VERSION + 1}, this program reads {VERSION}"),
     "nothing to read": (edit("reads", "fmri"), "`reads` is 'fmri'"),
     "a missing key": (edit("hemi", None), "`hemi` is missing"),
     "a key of another kind": (edit("scores", "good"), "`scores` is missing, or no dict"),
@@ -400,11 +404,13 @@ def test_vertices_of_an_imported_encoder_are_planned(importer):
     assert vertex_count(params) == load_encoder()[0].membership.shape[1]
 
 
-def test_every_size_survives_the_way(tmp_path, rng):
+@pytest.mark.parametrize("positions", ["learned", "sine"])
+def test_every_size_survives_the_way(tmp_path, rng, positions):
     """Two layers, hemispheres of unequal size, an ROI in both, a vertex in two ROIs."""
     membership = torch.from_numpy(rng.random((5, 13)) < 0.3)
     membership[4] |= ~membership.any(dim=0)
-    model = randomise(RoiEncoder(membership, patches=6, token_width=7, width=8, depth=2, heads=4, dropout=0.1)).eval()
+    sizes = {"grid": [2, 3], "token_width": 8, "width": 8, "depth": 2, "heads": 4, "dropout": 0.1}
+    model = randomise(RoiEncoder(membership, **sizes, positions=positions, start="queries")).eval()
     record = {
         "reads": "tokens",
         "sizes": model.sizes,
@@ -419,7 +425,8 @@ def test_every_size_survives_the_way(tmp_path, rng):
         "tokens": {},
     }
     write_exported(tmp_path / "new", model, record, {}, 0, "")
-    tokens = torch.from_numpy(rng.standard_normal((3, 6, 7), np.float32))
+    tokens = torch.from_numpy(rng.standard_normal((3, 6, 8), np.float32))
     read = read_exported(tmp_path / "new")
+    model.requires_grad_(False)  # matrix products differ in their last bit where gradients are wanted
     assert torch.equal(read.model(tokens), model(tokens))
     assert read.record == record

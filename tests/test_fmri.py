@@ -1,5 +1,6 @@
 """Measured fMRI from its record to its store, and which vertices a choice of ROIs means."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, write_json
+from neuralood.base.store import Array
 from neuralood.base.writing import write_store
 from neuralood.config import Params
 from neuralood.data.algonauts.subject import read_subject
@@ -165,14 +167,39 @@ def test_shares_are_drawn_from_what_is_not_the_test_set() -> None:
         draw_validation(np.where(given == TEST, UNMEASURED, given).astype(np.int8), 0.25, 3)
 
 
-def test_nothing_is_written_from_bad_values(params: Params) -> None:
+def spoil(change: Callable[[Array], None]) -> None:
+    """Change the values of the left hemisphere in place."""
     file = paths.data_root() / "subj01/training_split/training_fmri/lh_training_fmri.npy"
     fmri = np.load(file)
-    fmri[3, 3] = np.inf
+    change(fmri)
     save(file, fmri)
-    with pytest.raises(UserError, match="NaN or infinite"):
+
+
+def test_nothing_is_written_from_bad_values(params: Params) -> None:
+    spoil(lambda fmri: fmri[3].fill(np.nan))
+    with pytest.raises(UserError, match=r"lh_training_fmri\.npy has no finite value in 1 of 30 rows, first in row 3"):
         prepare_fmri(params)
     assert not paths.MEASURED.exists()
+
+
+def test_what_is_left_out_is_kept_with_the_store_and_told(params: Params, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_fmri(params)
+    whole = read_measured()
+    fmri = whole.fmri[:].copy()
+    assert (whole.vertices_left_out, whole.rois_left_out) == (0, ())
+    assert "left out" not in capsys.readouterr().err
+    spoil(lambda fmri: fmri[7:9, 2:5].fill(np.nan))
+    prepare_fmri(params)
+    measured = read_measured()
+    assert (measured.vertices_left_out, measured.rois_left_out) == (3, ("lh.EBA",))
+    assert (measured.fmri[:] == np.delete(fmri, [2, 3, 4], axis=1)).all()
+    assert measured.roi.shape == (4, 22) == (len(measured.roi_names), len(measured.hemi))
+    said = "left out 3 of 25 vertices (NaN or constant), ROIs that became empty: lh.EBA"
+    assert said in capsys.readouterr().err.splitlines()
+    spoil(lambda fmri: fmri[:, 2:4].fill(1))
+    spoil(lambda fmri: fmri[7:9, 4].fill(1))
+    prepare_fmri(params)
+    assert "left out 2 of 25 vertices (NaN or constant)" in capsys.readouterr().err.splitlines()
 
 
 def test_store_of_another_kind(root: Path) -> None:

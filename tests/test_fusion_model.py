@@ -41,7 +41,8 @@ VARIANTS = ("bmfl", "concat", "image_only", "brain_only")
 def make_encoder():
     membership = torch.zeros(2, VERTICES, dtype=torch.bool)
     membership[0, :5], membership[1, 5:] = True, True
-    return RoiEncoder(membership, patches=PATCHES, token_width=3, width=4, depth=1, heads=2, dropout=0.0)
+    sizes = {"grid": (1, PATCHES), "token_width": 3, "width": 4, "depth": 1, "heads": 2, "dropout": 0.0}
+    return RoiEncoder(membership, **sizes, positions="learned", start="queries")
 
 
 def make_model(variant, **changes):
@@ -84,7 +85,7 @@ def heads_attend(queries, keys, values, heads):
 
 
 def cross(query, context, weights, name, heads):
-    keys, values = linear(context, weights, f"{name}.to_key_value").chunk(2, -1)
+    keys, values = context @ weights[f"{name}.to_key.weight"].T, linear(context, weights, f"{name}.to_value")
     attended = heads_attend(linear(query[None], weights, f"{name}.to_query"), keys, values, heads)
     return linear(attended, weights, f"{name}.to_output")[0]
 

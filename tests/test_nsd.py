@@ -506,6 +506,31 @@ def test_vertices_that_fail_in_one_session_are_left_out(surface: Surface, planne
     assert open_store(paths.MEASURED).attributes["vertices_left_out"] == 2
 
 
+def test_rois_that_become_empty_are_named(surface: Surface, planned: Plan) -> None:
+    prepared(planned, surface.folder)
+    whole = read_measured()
+    gone = whole.roi_names[0]
+    assert gone.startswith("lh.")
+    dead = whole.fsaverage_vertex[whole.roi[0]] if whole.fsaverage_vertex is not None else []
+    surface.betas["lh"][0][dead] = np.nan
+    where = betas_folder(surface.folder, SUBJECT, "fsaverage")
+    write_mgh(where / "lh.betas_session01.mgh", surface.betas["lh"][0])
+    prepared(planned, surface.folder)
+    measured = read_measured()
+    assert measured.vertices_left_out == len(dead) > 0
+    assert set(measured.rois_left_out) == set(whole.roi_names) - set(measured.roi_names)
+    assert gone in measured.rois_left_out
+
+
+def test_a_trial_without_a_value_is_named(surface: Surface, planned: Plan) -> None:
+    where = betas_folder(surface.folder, SUBJECT, "fsaverage")
+    for side in ("lh", "rh"):
+        surface.betas[side][1][:, 5] = np.nan
+        write_mgh(where / f"{side}.betas_session02.mgh", surface.betas[side][1])
+    with pytest.raises(UserError, match=r"lh\.betas_session02\.mgh has no finite value in trial 5 \(counted from 0\)"):
+        prepared(planned, surface.folder)
+
+
 def test_betas_without_any_vertex_that_varies(surface: Surface, planned: Plan) -> None:
     where = betas_folder(surface.folder, SUBJECT, "fsaverage")
     for side in ("lh", "rh"):

@@ -222,7 +222,7 @@ def test_images_are_counted_from_the_list_or_from_what_they_are_made_from(projec
 
 
 def test_predicted_fmri_is_for_labelled_sets_only(params, backbone):
-    assert {one.name for one in set_sizes(params, backbone, 100) if one.fmri is None} == {"nsd"}
+    assert {one.name for one in set_sizes(params, backbone, 100) if one.fmri is None} == {"nsd", "nsd_restyled"}
 
 
 def test_a_simulated_subject_has_the_vertices_that_will_be_simulated(params):
@@ -241,6 +241,8 @@ def measured(project):
             "fmri.files": files,
             "files": {"nsd": {"format": "algonauts2023", "path": "subj01"}},
             "rendered.nsd": DELETE,
+            "rendered.nsd_restyled": DELETE,
+            "sets.nsd_restyled": DELETE,
         }
     )
     return load_params(check_paths=False)

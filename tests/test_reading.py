@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +173,29 @@ def test_epochs_are_the_training_orders_batches(store):
         read = list(epoch)
         np.testing.assert_array_equal(np.concatenate([part for part, _ in read]), order)
         np.testing.assert_array_equal(np.concatenate([values for _, values in read]), store["cls"][order])
+
+
+@pytest.mark.parametrize("buffer", [10, 100])
+@pytest.mark.parametrize("done", [*range(11), 37])
+def test_epochs_after_some_batches_are_the_rest_which_alone_is_read(store, done, buffer):
+    """25 rows in batches of 6: five an epoch."""
+    rows, loaded = np.arange(0, 50, 2), []
+
+    def load(chosen):
+        loaded.extend(chosen)
+        return store["cls"][chosen]
+
+    def epochs(done):
+        return training_epochs([store["cls"]], rows, buffer, 6, load, np.random.default_rng(3), done)
+
+    every = [batch for epoch in islice(epochs(0), 9) for batch in epoch]
+    loaded.clear()
+    rest = [list(epoch) for epoch in islice(epochs(done), 9 - done // 5)]
+    assert [len(epoch) for epoch in rest] == [5 - done % 5] + [5] * (8 - done // 5)
+    for (found, values), (expected, wanted) in zip(chain(*rest), every[done:], strict=True):
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(values, wanted)
+    assert len(loaded) == sum(len(chosen) for chosen, _ in every[done:])
 
 
 def test_an_error_while_loading_reaches_whoever_reads_and_ends_the_threads():

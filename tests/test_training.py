@@ -1,15 +1,22 @@
-"""The training loop: its schedule, which epoch is kept, and that equal seeds give equal weights."""
+"""The training loop: its schedule, which epoch is kept, equal weights of equal seeds, interrupted or not."""
 
 import math
-from itertools import pairwise
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from safetensors.torch import load_file
 from torch import nn
 
 from neuralood.base.errors import UserError
 from neuralood.base.reading import batches
+from neuralood.base.resuming import Checkpoint
 from neuralood.base.training import WARMUP_SHARE, Epoch, Schedule, best_epoch, fit, learning_rate_factor, write_curve
 
 ROWS = np.arange(20)
@@ -17,10 +24,20 @@ SCHEDULE = Schedule(epochs=4, batch_size=6, lr=0.05, weight_decay=0.1)
 
 
 def shuffled(seed, size=SCHEDULE.batch_size):
-    """Endless epochs of ROWS in random order: a batch is its rows."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield [(rows, rows) for rows in batches(rng.permutation(ROWS), size)]
+    """What gives endless epochs of ROWS in random order, without the steps done: a batch is its rows."""
+
+    def epochs():
+        rng = np.random.default_rng(seed)
+        while True:
+            yield [(rows, rows) for rows in batches(rng.permutation(ROWS), size)]
+
+    def epochs_after(steps):
+        past, done = divmod(steps, math.ceil(len(ROWS) / size))
+        for epoch in islice(epochs(), past, None):
+            yield epoch[done:]
+            done = 0
+
+    return epochs_after
 
 
 def test_learning_rate_warms_up_then_falls_by_a_cosine_to_nearly_0():
@@ -119,9 +136,9 @@ def test_training_and_validation_are_in_their_modes():
 
 
 def test_train_loss_is_the_mean_over_images():
-    run = Run(schedule=Schedule(1, 6, 1e-12, 0.0))  # nothing moves
+    run = Run(schedule=Schedule(3, 6, 1e-12, 0.0))  # nothing moves
     expected = float((run.model(run.x) - run.y).square().mean().detach())
-    assert run.history[0].train_loss == pytest.approx(expected, rel=1e-4)
+    assert [one.train_loss for one in run.history] == pytest.approx([expected] * 3, rel=1e-4)
 
 
 def test_training_learns():
@@ -186,3 +203,205 @@ def test_curve_is_a_table(tmp_path):
         "1\t0.500000\t0.250000",
         "2\t0.100000\t0.333333",
     ]
+
+
+# Interrupted trainings
+
+STEPS = 16  # 4 epochs of 4
+FALLING, RISING = [4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]
+
+
+class Interrupted(Exception):  # noqa: N818  (no error)
+    """Stands for whatever ends a process."""
+
+
+class Dropping:
+    """A regression with dropout, so that each step draws: trained, and interrupted at a step where one is given."""
+
+    def __init__(self, checkpoint=None, validation=None, stop_at=None, seed=0, stop_after=None):
+        torch.manual_seed(seed)
+        source = np.random.default_rng(0)
+        self.x = torch.from_numpy(source.standard_normal((20, 3))).float()
+        self.y = self.x.sum(1, keepdim=True)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 1))
+        self.steps, self.stop_at = 0, stop_at
+        self.validation = validation
+        self.checkpoint, self.stop_after = checkpoint, stop_after
+
+    def train(self):
+        self.history = fit(
+            self.model,
+            len(ROWS),
+            shuffled(7),
+            self.loss_of,
+            self.validate,
+            SCHEDULE,
+            "test model",
+            self.checkpoint,
+            self.stop_after,
+        )
+        return self
+
+    def loss_of(self, rows):
+        if self.steps == self.stop_at:
+            raise Interrupted
+        self.steps += 1
+        return (self.model(self.x[rows]) - self.y[rows]).square().mean()
+
+    def validate(self):
+        loss = float((self.model(self.x) - self.y).square().mean())
+        return loss if self.validation is None else loss * 1e-3 + next(self.validation)
+
+    def same_as(self, other):
+        weights, others = self.model.state_dict(), other.model.state_dict()
+        return self.history == other.history and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def at(folder, identity="this training", every_s=0):
+    return Checkpoint(folder / "unfinished.safetensors", identity, every_s)
+
+
+def validations(values, past=0):
+    return None if values is None else iter(values[past:])
+
+
+@pytest.mark.parametrize("values", [None, FALLING, RISING], ids=["measured", "falling", "rising"])
+@pytest.mark.parametrize("stop_at", range(STEPS))
+def test_a_run_stopped_at_any_step_ends_as_if_it_was_not(tmp_path, stop_at, values):
+    whole = Dropping(validation=validations(values)).train()
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path), validations(values), stop_at).train()
+    torch.rand(100)  # the next process's random state is another
+    again = Dropping(at(tmp_path), validations(values, stop_at // 4), seed=5).train()
+    assert again.steps == STEPS - stop_at
+    assert again.same_as(whole) == (stop_at > 0)  # where nothing was kept, the other seed starts anew
+    assert not again.model.training
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 6])
+def test_a_run_of_fewer_epochs_goes_on_to_the_same_one(tmp_path, stop_at):
+    whole = Dropping(validation=validations(RISING), stop_after=2).train()
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path), validations(RISING), stop_at, stop_after=2).train()
+    again = Dropping(at(tmp_path), validations(RISING, stop_at // 4), seed=5, stop_after=2).train()
+    assert again.steps == 8 - stop_at
+    assert again.same_as(whole)
+
+
+@pytest.mark.parametrize("past", [0, 1, 3])
+def test_a_run_stopped_while_it_validates_ends_as_if_it_was_not(tmp_path, past):
+    def until_stopped():
+        yield from FALLING[:past]
+        raise Interrupted
+
+    whole = Dropping(validation=validations(FALLING)).train()
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path), until_stopped()).train()
+    assert Dropping(at(tmp_path), validations(FALLING, past), seed=5).train().same_as(whole)
+
+
+def test_a_run_stopped_at_every_step_ends_as_if_it_was_not(tmp_path):
+    whole = Dropping().train()
+    for _ in range(1, STEPS):
+        with pytest.raises(Interrupted):
+            Dropping(at(tmp_path), stop_at=1).train()
+    assert Dropping(at(tmp_path), seed=5).train().same_as(whole)
+
+
+def test_a_run_without_interruption_is_not_changed_by_its_checkpoint(tmp_path):
+    assert Dropping(at(tmp_path)).train().same_as(Dropping().train())
+
+
+def test_a_finished_run_trains_no_more_and_leaves_its_best_epoch(tmp_path):
+    whole = Dropping(at(tmp_path), validations(RISING)).train()
+    again = Dropping(at(tmp_path), seed=5).train()
+    assert again.steps == 0
+    assert again.same_as(whole)
+    assert not again.model.training
+    at(tmp_path).remove()
+    at(tmp_path).remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_is_written_when_its_time_has_come_and_at_the_end(tmp_path, monkeypatch):
+    writes, now = [], [0.0]
+    monkeypatch.setattr("neuralood.base.training.save_state", lambda _c, _m, _o, state: writes.append(state.step))
+    monkeypatch.setattr("neuralood.base.training.time.monotonic", lambda: now[0])
+    run = Dropping(at(tmp_path, every_s=10))
+    loss_of = run.loss_of
+
+    def timed(rows):
+        now[0] += 3
+        return loss_of(rows)
+
+    run.loss_of = timed
+    run.train()
+    assert writes == [4, 8, 12, 16]  # each fourth step, 12 s
+    writes.clear()
+    Dropping(at(tmp_path, every_s=1000)).train()
+    assert writes == [16]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other bytes", "empty"])
+def test_a_damaged_checkpoint_is_said_and_training_starts_anew(tmp_path, capsys, damage):
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path), stop_at=9).train()
+    file = at(tmp_path).file
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[:-100], "other bytes": b"\xff" * 500, "empty": b""}[damage])
+    again = Dropping(at(tmp_path)).train()
+    said = "".join(capsys.readouterr())
+    assert "unfinished.safetensors is damaged: training starts anew" in " ".join(said.split())
+    assert again.steps == STEPS
+    assert again.same_as(Dropping().train())
+
+
+def test_a_checkpoint_of_another_training_is_ignored(tmp_path):
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path, "another training"), stop_at=9, seed=3).train()
+    again = Dropping(at(tmp_path)).train()
+    assert again.steps == STEPS
+    assert again.same_as(Dropping().train())
+
+
+def test_going_on_is_said(tmp_path, capsys):
+    with pytest.raises(Interrupted):
+        Dropping(at(tmp_path), stop_at=9).train()
+    Dropping(at(tmp_path)).train()
+    assert "going on with an interrupted training at step 9" in " ".join("".join(capsys.readouterr()).split())
+
+
+KILLED = """
+import sys
+import time
+from pathlib import Path
+sys.path[:0] = sys.argv[2:4]
+from safetensors.torch import save_file
+from test_training import Dropping, at
+run = Dropping(at(Path(sys.argv[1])))
+loss_of, hang_at = run.loss_of, int(sys.argv[4])
+def hanging(rows):
+    if run.steps == hang_at:
+        time.sleep(300)
+    return loss_of(rows)
+run.loss_of = hanging
+run.train()
+save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
+def test_a_killed_process_ends_as_if_it_was_not(tmp_path):
+    """SIGKILL, once the checkpoint is there; another process goes on."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT), str(ROOT / "tests")]
+    process = subprocess.Popen([*command, "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not at(tmp_path).file.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = subprocess.run([*command, "-1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "going on with an interrupted training" in done.stdout + done.stderr
+    expected = Dropping().train().model.state_dict()
+    found = load_file(tmp_path / "weights.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

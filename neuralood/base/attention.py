@@ -30,16 +30,14 @@ class CrossAttention(nn.Module):
         `position` is added to the tokens for the keys, not for the values, as in DETR (Carion et al. 2020).
         """
         shares = self._shares(queries, context, position)  # B HQ N
-        read = F.dropout(shares, self.dropout, self.training) @ context  # B HQ D
-        read = read.unflatten(1, (self.heads, -1))
-        value = self.to_value.weight.unflatten(0, (self.heads, -1))  # H W/H D
-        values = torch.einsum("bhqd,hwd->bqhw", read, value).flatten(2) + self.to_value.bias
-        merged: Tensor = self.to_output(values)
+        read = self._by_head(F.dropout(shares, self.dropout, self.training) @ context)  # B H Q D
+        values = torch.einsum("bhqd,hwd->bqhw", read, self._weight_by_head(self.to_value)).flatten(2)
+        merged: Tensor = self.to_output(values + self.to_value.bias)
         return merged
 
     def weights(self, queries: Tensor, context: Tensor, position: Tensor | None = None) -> Tensor:
         """Where each query looks: B Q N, mean over heads, rows sum to 1."""
-        return self._shares(queries, context, position).unflatten(1, (self.heads, -1)).mean(dim=1)
+        return self._by_head(self._shares(queries, context, position)).mean(dim=1)
 
     def _shares(self, queries: Tensor, context: Tensor, position: Tensor | None) -> Tensor:
         asked = self._folded(queries)  # B HQ D or 1 HQ D
@@ -50,10 +48,21 @@ class CrossAttention(nn.Module):
 
     def _folded(self, queries: Tensor) -> Tensor:
         """What each query of each head is compared with a token by: B HQ D, scaled."""
-        query = self.to_query(queries).unflatten(-1, (self.heads, -1))  # B Q H W/H
-        key = self.to_key.weight.unflatten(0, (self.heads, -1))  # H W/H D
-        folded = torch.einsum("bqhw,hwd->bhqd", query, key).flatten(1, 2)
-        return folded / query.shape[-1] ** 0.5
+        batch, length, width = queries.shape
+        query = self.to_query(queries).view(batch, length, self.heads, width // self.heads)
+        folded = torch.einsum("bqhw,hwd->bhqd", query, self._weight_by_head(self.to_key)).flatten(1, 2)
+        scaled: Tensor = folded / (width // self.heads) ** 0.5
+        return scaled
+
+    def _by_head(self, values: Tensor) -> Tensor:
+        """B HQ F -> B H Q F."""
+        batch, length, features = values.shape
+        return values.view(batch, self.heads, length // self.heads, features)
+
+    def _weight_by_head(self, projection: nn.Linear) -> Tensor:
+        """The weight of a projection D -> W as H W/H D."""
+        width, features = projection.weight.shape
+        return projection.weight.view(self.heads, width // self.heads, features)
 
 
 class FeedForward(nn.Sequential):

@@ -10,10 +10,10 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import write_whole
 
 
-def save_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors whole or not at all."""
+def save_tensors(file: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write tensors, and texts about them, whole or not at all."""
     ready = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_whole(file, lambda partial: save_file(ready, partial))
+    write_whole(file, lambda partial: save_file(ready, partial, about))
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:

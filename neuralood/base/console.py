@@ -56,8 +56,8 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.1f} /s", style="dim")
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Yield `items` with a progress bar on a terminal, or a plain line every 30 s in a log."""
+def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    """Yield `items` with a progress bar on a terminal, or a plain line every 30 s in a log; `total` may be unknown."""
     if not _progress_shown:
         yield from items
     elif console.is_terminal:
@@ -66,7 +66,7 @@ def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
         yield from _track_lines(items, description, total)
 
 
-def _track_bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def _track_bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -81,16 +81,16 @@ def _track_bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             progress.advance(task)
 
 
-def _track_lines(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def _track_lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     started = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
-        if now - last >= LOG_INTERVAL_S and done < total:
+        if now - last >= LOG_INTERVAL_S and done != total:
             last = now
             rate = done / (now - started)
-            left_s = (total - done) / rate
-            console.print(f"{description}: {done}/{total}, {rate:,.1f} /s, {left_s:,.0f} s left")
+            left = "" if total is None else f", {(total - done) / rate:,.0f} s left"
+            console.print(f"{description}: {done}/{'?' if total is None else total}, {rate:,.1f} /s{left}")
 
 
 def note(message: str) -> None:

@@ -13,17 +13,26 @@ from neuralood.base.errors import UserError
 def prepare_torch(device: str, threads: int) -> torch.device:
     """Fix the thread count, ask an accelerator for deterministic kernels, and return the device that `device` names.
 
-    `auto` takes CUDA, then MPS, then the CPU. Raises UserError where the named device is not there.
+    Raises UserError as `choose_device` does.
     """
     torch.set_num_threads(threads)
+    chosen = choose_device(device, "runtime.device")
+    if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return chosen
+
+
+def choose_device(device: str, key: str) -> torch.device:
+    """The device that `device` names; `auto` takes CUDA, then MPS, then the CPU.
+
+    Raises UserError, which calls the setting `key`, where the named device is not there.
+    """
     chosen = torch.device(_best_device() if device == "auto" else device)
     try:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"runtime.device: {device} cannot be used here ({error})".splitlines()[0]) from None
-    if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        raise UserError(f"{key}: {device} cannot be used here ({error})".splitlines()[0]) from None
     return chosen
 
 

@@ -13,6 +13,7 @@ DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
 MEASURED = DATA / "fmri" / "measured.zarr"
 ENCODER_METRICS = METRICS / "encoder.json"
+ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
 REPORT = METRICS / "report.html"
@@ -49,6 +50,11 @@ def tokens(set_name: str) -> Path:
 def predicted_fmri(set_name: str) -> Path:
     """Predicted fMRI of one set."""
     return DATA / "fmri" / f"{set_name}.zarr"
+
+
+def encoder_ood(set_name: str) -> Path:
+    """Scores of the brain encoder on a set of restyled images."""
+    return DATA / "encoder_ood" / set_name
 
 
 def evaluation(set_name: str) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor
 from neuralood.base.store import Array, Rows, Store
 
 T = TypeVar("T")
+Request = TypeVar("Request")
 
 PREDICT_BATCH = 256
 """Images in a batch where no gradient is needed."""
@@ -44,8 +45,7 @@ def training_orders(rows: Array, chunk: int, buffer: int, rng: np.random.Generat
 
     A row is moved by `buffer` rows at the most from where its chunk was put, so that only about `buffer` rows' chunks
     (of `chunk` rows each) are wanted at a time, and a disk reads whole files in sequence. Where `buffer` holds all
-    rows, the order is a plain random permutation. Epoch e of a generator's draws is always the same: to resume there,
-    skip e of them (`itertools.islice`), and `batches(order, size)` up to the step.
+    rows, the order is a plain random permutation. Epoch e of a generator's draws is always the same.
 
     How far from a full shuffle: a linear probe trained in this order on a store sorted by class ends 0.2 points of
     top-1 below one trained in a full shuffle (mean over 7 seeds, 0.5 at the most), where the store's own order loses
@@ -56,11 +56,22 @@ def training_orders(rows: Array, chunk: int, buffer: int, rng: np.random.Generat
 
 
 def training_epochs(
-    arrays: Sequence[Rows], rows: Array, buffer: int, size: int, load: Callable[[Array], T], rng: np.random.Generator
+    arrays: Sequence[Rows],
+    rows: Array,
+    buffer: int,
+    size: int,
+    load: Callable[[Array], T],
+    rng: np.random.Generator,
+    done: int = 0,
 ) -> Iterator[Iterator[tuple[Array, T]]]:
-    """Endlessly, the batches of an epoch in training order: their rows, and what `load` makes of them."""
-    for order in training_orders(rows, arrays[0].chunk, buffer, rng):
-        yield read_batches(arrays, order, size, load)
+    """Endlessly, the batches of an epoch in training order: their rows, and what `load` makes of them.
+
+    The first `done` batches, of however many epochs, are left out and not read.
+    """
+    epochs, batch = divmod(done, -(-len(rows) // size))
+    for order in islice(training_orders(rows, arrays[0].chunk, buffer, rng), epochs, None):
+        yield read_batches(arrays, order[batch * size :], size, load)
+        batch = 0
 
 
 def _mixed(rows: Array, chunk: int, buffer: int, rng: np.random.Generator) -> Array:
@@ -105,17 +116,17 @@ def _first_uses(order: Array, chunk: int) -> Iterator[tuple[int, int]]:
     yield from zip(places.tolist(), numbers.tolist(), strict=True)
 
 
-def read_ahead(load: Callable[[Array], T], requests: Iterable[Array]) -> Iterator[tuple[Array, T]]:
+def read_ahead(load: Callable[[Request], T], requests: Iterable[Request]) -> Iterator[tuple[Request, T]]:
     """Each request and what `load` makes of it, in order; a few are loaded in threads before they are asked for."""
     coming = iter(requests)
     with ThreadPoolExecutor(READ_THREADS, "reader") as pool:
-        pending: deque[tuple[Array, Future[T]]] = deque()
+        pending: deque[tuple[Request, Future[T]]] = deque()
         try:
-            pending.extend((rows, pool.submit(load, rows)) for rows in islice(coming, BATCHES_AHEAD))
+            pending.extend((request, pool.submit(load, request)) for request in islice(coming, BATCHES_AHEAD))
             while pending:
-                rows, loaded = pending.popleft()
+                request, loaded = pending.popleft()
                 pending.extend((more, pool.submit(load, more)) for more in islice(coming, 1))
-                yield rows, loaded.result()
+                yield request, loaded.result()
         finally:
             for _, future in pending:
                 future.cancel()

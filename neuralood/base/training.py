@@ -1,6 +1,7 @@
 """One plain training loop for every model: AdamW, warm-up and cosine, the best epoch by validation loss."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from neuralood.base import console
 from neuralood.base.errors import UserError
 from neuralood.base.records import write_text
+from neuralood.base.resuming import Checkpoint, TrainingState, resume, save_state
+from neuralood.base.resuming import Epoch as Epoch
 from neuralood.base.store import Array
 
 T = TypeVar("T")
@@ -33,59 +36,55 @@ class Schedule:
     weight_decay: float
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch left: numbers, 1-based."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-
-
 def fit(
     model: nn.Module,
     images: int,
-    epochs: Iterator[Iterable[tuple[Array, T]]],
+    epochs_after: Callable[[int], Iterator[Iterable[tuple[Array, T]]]],
     loss_of: Callable[[T], Tensor],
     validate: Callable[[], float],
     schedule: Schedule,
     description: str,
+    checkpoint: Checkpoint | None = None,
     stop_after: int | None = None,
 ) -> list[Epoch]:
     """Train `model` in place on `images` images an epoch and leave it at its best epoch.
 
-    `epochs` gives each epoch's batches, their rows and what `loss_of` makes the loss of; `validate()` the validation
-    loss after an epoch, ties going to the earlier one. With `stop_after`, the same schedule ends after that many
-    epochs and the last one is kept. Raises UserError at the first epoch whose loss is not finite.
+    `epochs_after(steps)` gives the epochs that are left after so many steps, the first of them without the batches
+    done: their rows and what `loss_of` makes the loss of; `validate()` the validation loss after an epoch, ties going
+    to the earlier one. With `stop_after`, the same schedule ends after that many epochs and the last one is kept.
+    An interrupted run goes on at the step of its checkpoint and ends with the same weights; the checkpoint stays, for
+    the caller to remove when the result is safe. Raises UserError at the first epoch whose loss is not finite.
     """
     optimizer = torch.optim.AdamW(_decay_groups(model, schedule.weight_decay), lr=schedule.lr)
-    steps = schedule.epochs * math.ceil(images / schedule.batch_size)
-    rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
-    history: list[Epoch] = []
-    best: dict[str, Tensor] | None = None
-    last = stop_after or schedule.epochs
-    for epoch in console.track(range(1, last + 1), description, last):
+    per_epoch = math.ceil(images / schedule.batch_size)
+    steps, last = schedule.epochs * per_epoch, stop_after or schedule.epochs
+    state = (resume(checkpoint, model, optimizer) if checkpoint else None) or TrainingState()
+    keep = _keeper(checkpoint, model, optimizer, state)
+    epochs = epochs_after(state.step)
+    for epoch in console.track(range(state.step // per_epoch + 1, last + 1), description, last - len(state.history)):
         model.train()
-        total = 0.0
         for rows, batch in next(epochs):
+            _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps))
             loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
-            rate.step()
-            total += loss.item() * len(rows)
-        train_loss = total / images
+            state.total += loss.item() * len(rows)
+            state.step += 1
+            if state.step % per_epoch:
+                keep(False)
+        train_loss, state.total = state.total / images, 0.0
         _require_finite(train_loss, description, epoch, schedule.lr)
         validation_loss = _validation_loss(model, validate)
         _require_finite(validation_loss, description, epoch, schedule.lr)
-        if stop_after or not history or validation_loss < min(past.validation_loss for past in history):
-            best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        history.append(Epoch(epoch, train_loss, validation_loss))
-    assert best is not None
-    model.load_state_dict(best)
+        if stop_after or not state.history or validation_loss < min(one.validation_loss for one in state.history):
+            state.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        state.history.append(Epoch(epoch, train_loss, validation_loss))
+        keep(epoch == last)
+    model.load_state_dict(state.best)
     model.eval()
-    return history
+    return state.history
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
@@ -105,6 +104,26 @@ def write_curve(file: Path, history: list[Epoch]) -> None:
     """Write the training curve as TSV, for `dvc plots`."""
     lines = [f"{one.epoch}\t{one.train_loss:.6f}\t{one.validation_loss:.6f}" for one in history]
     write_text(file, "\n".join(["epoch\ttrain_loss\tvalidation_loss", *lines]) + "\n")
+
+
+def _keeper(
+    checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> Callable[[bool], None]:
+    """What writes the checkpoint when its time has come, or when it must."""
+    written = time.monotonic()
+
+    def keep(must: bool) -> None:
+        nonlocal written
+        if checkpoint is not None and (must or time.monotonic() - written >= checkpoint.every_s):
+            save_state(checkpoint, model, optimizer, state)
+            written = time.monotonic()
+
+    return keep
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def _validation_loss(model: nn.Module, validate: Callable[[], float]) -> float:

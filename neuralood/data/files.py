@@ -43,6 +43,8 @@ class Listing:
     """Pixels to cut off all four sides before anything else."""
     cropped: bool = False
     """Whether images are as the network is to see them: no crop, and no resize at their own size."""
+    linear: bool = False
+    """Whether pixel values are proportional to luminance; those of other images are about its root."""
 
 
 def require_content(file: Path) -> None:
@@ -71,6 +73,8 @@ def fingerprint_listing(folder: Path, found: Listing, *, full: bool = False) -> 
         digest.update(f"{file.path}\0{file.size}\0{file.label}\n".encode(errors="surrogateescape"))
     if found.margin_px or found.cropped:
         digest.update(f"margin {found.margin_px} cropped {found.cropped}\n".encode())
+    if found.linear:
+        digest.update(b"linear\n")
     if found.members or found.answers:
         digest.update(f"{found.members} {found.answers}\n".encode())
     sample = order if full else [order[place] for place in _sampled(len(order))]

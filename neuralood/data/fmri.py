@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuralood.base import paths
-from neuralood.base.console import track, warn
+from neuralood.base.console import note, track, warn
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
@@ -22,11 +22,12 @@ from neuralood.data.files import fingerprint_files
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.nsd import subject as nsd
 from neuralood.data.nsd.images import image_ids
+from neuralood.data.nsd.space import Vertices
 from neuralood.data.rois import ROI_GROUPS
+from neuralood.data.subject import FSAVERAGE_VERTICES, Subject
 from neuralood.data.subject import TEST as TEST
 from neuralood.data.subject import TRAIN as TRAIN
 from neuralood.data.subject import VALIDATION as VALIDATION
-from neuralood.data.subject import Subject
 
 KIND = "measured fMRI"
 
@@ -55,6 +56,10 @@ class Measured:
     """Index of each vertex on fsaverage's own hemisphere, V."""
     roi_names: tuple[str, ...]
     """Such as lh.V1v, R."""
+    vertices_left_out: int
+    """Vertices of the files that were not finite, or did not vary."""
+    rois_left_out: tuple[str, ...]
+    """ROIs of which these were all."""
     source: str
     subject: str
     space: str
@@ -67,6 +72,16 @@ class Measured:
     def rows(self, split: int) -> npt.NDArray[np.int64]:
         """Indices of the images of one split, ascending."""
         return np.flatnonzero(self.split == split)
+
+
+@dataclass(frozen=True)
+class OodFmri:
+    """fMRI of the images of a set of role fmri_ood: I images, V vertices as in Measured, C classes of the set."""
+
+    fmri: npt.NDArray[np.float32]
+    """I V."""
+    ceiling: npt.NDArray[np.float32]
+    """The largest r a perfect model can reach on the images of each class, C V."""
 
 
 def index_fmri(params: Params) -> dict[str, Any]:
@@ -90,8 +105,9 @@ def simulated_fmri(params: Params) -> dict[str, Any]:
 def prepare_fmri(params: Params) -> None:
     """Write data/fmri/measured.zarr from the recorded fMRI, whole or not at all.
 
-    Raises UserError where rows and images differ in number, values are not finite, files have changed since they
-    were recorded, or a split gets too small.
+    Vertices that are not finite, or do not vary, are left out, and ROIs that become empty with them. Raises UserError
+    where rows and images differ in number, an image or a hemisphere has no usable value, files have changed since
+    they were recorded, or a split gets too small.
     """
     record, images = read_json(paths.FMRI_MANIFEST), read_manifest("nsd")
     folder = (Path() if record["root"] == "project" else paths.data_root()) / record["folder"]
@@ -99,7 +115,10 @@ def prepare_fmri(params: Params) -> None:
     require_space(paths.partial(paths.MEASURED), 4 * len(images) * n_vertices)
     subject = (_read_nsd if record["source"] == "nsd" else _read_algonauts)(folder, record, images)
     split = split_images(subject, params)
-    _write(subject, split, _attributes(record, subject, images, params.fmri.space))
+    attributes = _attributes(record, subject, images, params.fmri.space)
+    _write(subject, split, attributes)
+    if attributes["vertices_left_out"]:
+        note(_left_out_text(attributes["vertices_left_out"], subject.n_vertices, attributes["rois_left_out"]))
 
 
 def split_images(subject: Subject, params: Params) -> npt.NDArray[np.int8]:
@@ -151,6 +170,8 @@ def read_measured() -> Measured:
         ceiling=store["ceiling"][:] if "ceiling" in store else None,
         fsaverage_vertex=store["fsaverage_vertex"][:] if "fsaverage_vertex" in store else None,
         roi_names=tuple(attributes["roi_names"]),
+        vertices_left_out=attributes["vertices_left_out"],
+        rois_left_out=tuple(attributes["rois_left_out"]),
         source=attributes["source"],
         subject=attributes["subject"],
         space=attributes["space"],
@@ -158,6 +179,22 @@ def read_measured() -> Measured:
         dataset=attributes["dataset"],
         fingerprint=attributes["fmri"],
     )
+
+
+def measured_vertices() -> Vertices:
+    """Where the store's vertices lie on fsaverage, or its voxels in the subject's volume, to read other files of NSD.
+
+    Raises UserError where that is not known.
+    """
+    store = open_store(paths.MEASURED)
+    places = [name for name in ("fsaverage_vertex", "voxel") if name in store]
+    if not places:
+        raise UserError(
+            f"{store.path} does not say where its vertices are on fsaverage: add the all-vertices masks of "
+            "Algonauts 2023 to roi_masks/"
+        )
+    grid = tuple(store.attributes.get("grid", (FSAVERAGE_VERTICES,)))
+    return Vertices(grid, store["hemi"][:], store[places[0]][:], ())
 
 
 def roi_members(names: str | Sequence[str], roi_names: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -237,8 +274,8 @@ def _algonauts_record(folder: Path, params: Params) -> dict[str, Any]:
 
 def _nsd_record(folder: Path, params: Params) -> dict[str, Any]:
     found = nsd.find_subject(folder, params.fmri.subject, params.fmri.space)
-    for note in found.notes:
-        warn(note)
+    for line in found.notes:
+        warn(line)
     n_images, right = len(found.trials.images), int(found.vertices.hemi.sum())
     return {
         "shapes": {"lh": [n_images, len(found.vertices.hemi) - right], "rh": [n_images, right]},
@@ -256,8 +293,7 @@ def _read_algonauts(folder: Path, record: dict[str, Any], images: Manifest) -> S
             f"{folder} has fMRI of {subject.n_images} images, but nsd ({images.folder}) has {len(images)}: "
             "both must be of the same subject, one row an image"
         )
-    algonauts.check_finite(subject)
-    return subject
+    return algonauts.without_dead_vertices(subject)
 
 
 def _read_nsd(folder: Path, record: dict[str, Any], images: Manifest) -> Subject:
@@ -294,6 +330,11 @@ def _attributes(record: dict[str, Any], subject: Subject, images: Manifest, spac
         "fmri": record["fingerprint"],
         **subject.provenance,
     }
+
+
+def _left_out_text(left_out: int, kept: int, rois: Sequence[str]) -> str:
+    emptied = f", ROIs that became empty: {', '.join(rois)}" if rois else ""
+    return f"left out {left_out:,} of {left_out + kept:,} vertices (NaN or constant){emptied}"
 
 
 def _write(subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, Any]) -> None:

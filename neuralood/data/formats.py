@@ -9,11 +9,13 @@ from neuralood.data.imagenet import layouts as imagenet
 from neuralood.data.imagenet import ood
 from neuralood.data.listing import Request
 from neuralood.data.nsd import images as nsd_images
+from neuralood.data.nsd import synthetic as nsd_synthetic
 
 READERS: dict[str, Callable[[Request], Listing]] = {
     "folders": list_folders,
     "algonauts2023": algonauts_images.list_images,
     "nsd": nsd_images.list_images,
+    "nsdsynthetic": nsd_synthetic.list_images,
     **imagenet.READERS,
     **ood.READERS,
 }

@@ -1,6 +1,8 @@
 """Any image file as the RGB picture that a person sees in it."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,26 +40,23 @@ UNREADABLE = (OSError, SyntaxError, ValueError, IndexError, TypeError, EOFError,
 """What Pillow raises for damaged files."""
 
 
-def read_image(file: Path) -> Image.Image:
+def read_image(file: Path, remedy: str = REMEDY) -> Image.Image:
     """Decode an image by its content into RGB, H W 3 of 8 bits.
 
     Grey, palette, CMYK and 16-bit images are converted, transparency is laid over white, the first frame of
     an animation is taken, and the EXIF orientation is not applied. `file` may be PATH::MEMBER, an image inside a
-    container. Raises UserError, naming file and remedy, where the file is missing, empty, a Git LFS pointer, no
+    container. Raises UserError, naming file and `remedy`, where the file is missing, empty, a Git LFS pointer, no
     image, truncated, or of absurd size.
     """
     require_content(container_of(file))
-    try:
-        with _opened(file) as image:
-            image.load()
-            return _as_rgb(image)
-    except UnidentifiedImageError:
-        raise UserError(f"{file} is no image that can be decoded: {REMEDY}") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{file} is too large an image ({error}): {REMEDY}") from None
-    except UNREADABLE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file} is truncated or damaged ({reason}): {REMEDY}") from None
+    with _damage_named(str(file), remedy), _opened(file) as image:
+        return _as_rgb(image)
+
+
+def rgb_image(image: Image.Image, name: str, remedy: str) -> Image.Image:
+    """A PIL image, decoded yet or not, likewise; messages call it `name`."""
+    with _damage_named(name, remedy):
+        return _as_rgb(image)
 
 
 def is_image(file: Path) -> bool:
@@ -71,6 +70,26 @@ def is_image(file: Path) -> bool:
         return False
 
 
+def from_linear(image: Image.Image) -> Image.Image:
+    """A picture whose pixel values are proportional to luminance as others hold them, 255 sqrt(value / 255)."""
+    table = (np.sqrt(np.arange(256) / 255) * 255).astype(np.uint8).tolist()
+    return image.point(table * len(image.getbands()))
+
+
+@contextmanager
+def _damage_named(name: str, remedy: str) -> Iterator[None]:
+    """What Pillow raises as a UserError."""
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is no image that can be decoded: {remedy}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{name} is too large an image ({error}): {remedy}") from None
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is truncated or damaged ({reason}): {remedy}") from None
+
+
 def _opened(file: Path) -> Image.Image:
     """The image, its pixels most often not decoded yet."""
     if container_of(file) == file:
@@ -80,6 +99,7 @@ def _opened(file: Path) -> Image.Image:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
+    image.load()
     if image.mode.startswith("I;16") or image.mode == "I":
         return _from_16_bit(image).convert("RGB")
     if image.mode == "F":

@@ -56,7 +56,8 @@ def rendered_manifest(name: str, params: Params) -> Manifest:
         sources = [f"nsd/{row:05d}" for row in range(len(images))]
     else:
         found = class_listing(folder, Exclusion(()), key)
-        sources = [f"{entry.scenes}/{Path(image.path).stem}" for image in found.images]
+        of = "nsd" if entry.scenes == "nsd_test" else entry.scenes
+        sources = [f"{of}/{Path(image.path).stem}" for image in found.images]
     check_classes(name, found.classes, params)
     found = replace(found, sources=tuple(sources))
     return replace(_manifest(name, folder, found), simulated=True, format="rendered")
@@ -140,6 +141,7 @@ def _manifest(name: str, folder: Path, found: Listing, *, full_hash: bool = Fals
         answers=found.answers,
         margin_px=found.margin_px,
         cropped=found.cropped,
+        linear=found.linear,
     )
 
 

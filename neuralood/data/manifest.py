@@ -20,7 +20,7 @@ class Manifest:
     `root` says what `folder` is relative to: the project, or the user's data root. `labels` index `classes`.
     `sources` name the image that each one is a version of: versions of one image are resampled together.
     `fingerprint` is a hash of what the images are; a store made from others is refused.
-    `members`, `answers`, `margin_px` and `cropped` are those of neuralood.data.files.Listing.
+    `members`, `answers`, `margin_px`, `cropped` and `linear` are those of neuralood.data.files.Listing.
     """
 
     set_name: str
@@ -37,6 +37,7 @@ class Manifest:
     answers: tuple[tuple[int, ...], ...] | None = None
     margin_px: int = 0
     cropped: bool = False
+    linear: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)

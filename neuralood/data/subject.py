@@ -1,6 +1,6 @@
 """What every source of measured fMRI hands over, and the parts that its images fall into."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,7 +55,20 @@ class Subject(Protocol):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What else the store's attributes say of how the values came about."""
+        """What else the store's attributes say of how the values came about: what `keep_rois` says, and more."""
 
     def blocks(self, rows: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """fMRI as float32 in blocks of up to `rows` images: index of the first, and B V values."""
+
+
+def keep_rois(
+    names: Sequence[str], members: npt.NDArray[np.bool_], usable: npt.NDArray[np.bool_]
+) -> tuple[tuple[str, ...], npt.NDArray[np.bool_], dict[str, Any]]:
+    """ROIs (names R, members R V) of the vertices that are `usable`, V, without those of which nothing is left.
+
+    Also what a store's attributes say of it: how many vertices were left out, and which ROIs became empty.
+    """
+    rows = members[:, usable]
+    there = rows.any(axis=1)
+    kept, gone = (tuple(names[row] for row in np.flatnonzero(chosen).tolist()) for chosen in (there, ~there))
+    return kept, rows[there], {"vertices_left_out": int((~usable).sum()), "rois_left_out": list(gone)}

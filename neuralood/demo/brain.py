@@ -81,6 +81,7 @@ class SimulatedFmri:
 
     fmri: Floats  # B V, the average of the repeats
     signal: Floats  # B V, noise-free, mean 0 and sd 1 per vertex
+    scale: Floats  # 2 V, mean and sd that `signal` had before
     ceiling: Floats  # V, the largest correlation that a prediction can reach
     reliability: Floats  # V, share of signal in a single trial's variance
     receptive_fields: Floats  # V 2, centre x and y in 0..1 of the image, NaN for vertices without one
@@ -95,19 +96,63 @@ def simulate(scenes: Sequence[Scene], images: NDArray[np.uint8], settings: Brain
     signal = np.empty((len(scenes), len(roi)), dtype=np.float32)
     fields[is_early], signal[:, is_early] = _early_signal(images, roi[is_early], hemi[is_early], seed)
     signal[:, ~is_early] = _high_signal(scenes, settings.high_rois, int(np.sum(~is_early)), seed)
-    signal = _standardised(signal)
+    scale = _scale(signal)
+    signal = _scaled(signal, scale)
 
     rng = generator(seed, "brain", "reliability")
     reliability = rng.uniform(*settings.reliability, len(roi)).astype(np.float32)
     fmri = _measured(signal, reliability, settings.repeats, generator(seed, "brain", "trials"))
     ceiling = noise_ceiling(reliability, settings.repeats)
-    return SimulatedFmri(fmri, signal, ceiling, reliability, fields, hemi, roi)
+    return SimulatedFmri(fmri, signal, scale, ceiling, reliability, fields, hemi, roi)
+
+
+def simulate_restyled(
+    images: NDArray[np.uint8], signal: Floats, scale: Floats, reliability: Floats, settings: BrainSettings, seed: int
+) -> tuple[Floats, Floats]:
+    """The same subject looks at `images` B H W 3, scenes in other styles: fMRI B V, and its noise-free part B V.
+
+    `signal` B V is what the photos of these scenes evoked; it, `scale` and `reliability` are those of SimulatedFmri.
+    Early vertices measure the contrast in the restyled picture, in the units of the photos: a brain does not
+    standardise anew by style. High-level vertices know the scene, so that they answer as they did to its photo,
+    stimulus-locked noise among it. The noise of the trials is drawn anew.
+    """
+    roi, hemi, is_early = _anatomy(settings)
+    restyled = signal.copy()
+    _, contrast = _early_signal(images, roi[is_early], hemi[is_early], seed)
+    restyled[:, is_early] = _scaled(contrast, scale[:, is_early])
+    rng = generator(seed, "brain", "trials", "restyled")
+    return _measured(restyled, reliability, settings.repeats, rng), restyled
+
+
+def early_fields(settings: BrainSettings, seed: int) -> dict[str, Floats]:
+    """Receptive field centres of the vertices of each early ROI of the subject `seed`, such as lh.V1v: V 2, x and y."""
+    roi, hemi, is_early = _anatomy(settings)
+    roi, hemi = roi[is_early], hemi[is_early]
+    centres, _ = _receptive_fields(roi, hemi, generator(seed, "brain", "receptive fields"))
+    return {
+        f"{name}.{early}": centres[(hemi == side) & (roi == early)]
+        for early in EARLY_ROIS
+        for side, name in enumerate(HEMISPHERES)
+    }
+
+
+def field_part(roi: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The part of the visual field that an early ROI, such as lh.V1v, sees: its ends in x and in y, 0..1."""
+    side, early = roi.split(".", 1)
+    return FIELD_WIDTH[side], EARLY_ROIS[early].height
 
 
 def noise_ceiling(reliability: Floats, repeats: int) -> Floats:
     """The correlation of the average of `repeats` trials with the noise-free signal, V."""
     ceiling: Floats = np.sqrt(repeats * reliability / (1 + (repeats - 1) * reliability))
     return ceiling
+
+
+def reliability_of(signal: Floats, reliability: Floats) -> Floats:
+    """Share of `signal`, B V, in a single trial's variance, V, where a signal of variance 1 has `reliability`."""
+    explained = reliability * signal.var(axis=0)
+    share: Floats = explained / (explained + 1 - reliability)
+    return share
 
 
 def write_algonauts(folder: Path, simulated: SimulatedFmri) -> None:
@@ -128,6 +173,8 @@ def write_algonauts(folder: Path, simulated: SimulatedFmri) -> None:
         _save(folder / f"roi_masks/mapping_{family}.npy", np.array(names, dtype=object))
     _save(folder / "simulation/receptive_fields.npy", simulated.receptive_fields)
     _save(folder / "simulation/reliability.npy", simulated.reliability)
+    _save(folder / "simulation/signal.npy", simulated.signal)
+    _save(folder / "simulation/scale.npy", simulated.scale)
     write_text(folder / "SIMULATED.txt", SIMULATED_NOTE)
 
 
@@ -200,14 +247,21 @@ def _high_signal(
     rng = generator(seed, "brain", "readouts")
     weights = rng.standard_normal((features.shape[1], vertices), dtype=np.float32)
     threshold = rng.normal(0, 0.5, vertices).astype(np.float32)
-    readout: Floats = np.maximum(_standardised(features @ weights) - threshold, 0)
+    drive = features @ weights
+    readout: Floats = np.maximum(_scaled(drive, _scale(drive)) - threshold, 0)
     return readout
 
 
-def _standardised(signal: Floats) -> Floats:
-    """Mean 0 and sd 1 over images, per vertex; a vertex that never changes stays at 0."""
-    centred = signal - signal.mean(axis=0)
-    scaled: Floats = centred / np.maximum(centred.std(axis=0), np.float32(1e-6))
+def _scale(values: Floats) -> Floats:
+    """Mean and sd over images per vertex, 2 V; the sd of a vertex that never changes is not quite 0."""
+    mean = values.mean(axis=0)
+    return np.stack([mean, np.maximum((values - mean).std(axis=0), np.float32(1e-6))])
+
+
+def _scaled(values: Floats, scale: Floats) -> Floats:
+    """In units of `scale`, B V: mean 0 and sd 1 over the images that it was taken from."""
+    mean, sd = scale
+    scaled: Floats = (values - mean) / sd
     return scaled
 
 

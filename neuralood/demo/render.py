@@ -1,7 +1,8 @@
 """Pictures of the demo world's scenes: as photos, and in the styles that put a classifier to the test."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def render_nsd(scenes: Sequence[Scene], folder: Path, track: Track = iter) -> No
     images.mkdir(parents=True, exist_ok=True)
     for index, scene in enumerate(track(scenes)):
         _write_png(render(scene, "photo"), images / f"train-{index + 1:04d}_nsd-{index:05d}.png")
+
+
+def render_restyled(scenes: Mapping[int, Scene], folder: Path, track: Track = iter) -> None:
+    """Write each scene in every style but photo as `folder`/STYLE/KEY.png (five digits): a folder is a style."""
+    for style in RESTYLES:
+        (folder / style).mkdir(parents=True, exist_ok=True)
+    for style, (index, scene) in track([*product(RESTYLES, scenes.items())]):
+        _write_png(render(scene, style), folder / style / f"{index:05d}.png")
 
 
 def _photo(scene: Scene) -> Pixels:
@@ -102,6 +111,9 @@ STYLES: dict[str, Callable[[Scene], Pixels]] = {
     "lowpass": _lowpass,
     "contrast": _contrast,
 }
+
+RESTYLES = tuple(style for style in STYLES if style != "photo")
+"""The styles that are out of distribution."""
 
 
 def _background(seed: int) -> NDArray[np.float32]:

@@ -39,8 +39,8 @@ def draw_scenes(kind: Kind, n: int, seed: int, confound: float) -> list[Scene]:
 
 
 def other_texture(shape: str, rng: np.random.Generator) -> str:
-    """A texture that is not the class's own."""
-    return str(rng.choice([texture for texture in TEXTURES if texture != OWN_TEXTURE[shape]]))
+    """A texture that is not the class's own; any, for a shape that is no class."""
+    return str(rng.choice([texture for texture in TEXTURES if texture != OWN_TEXTURE.get(shape)]))
 
 
 def _labelled_scene(index: int, seed: int, confound: float) -> Scene:

@@ -1,4 +1,4 @@
-"""The demo's brain: a simulated subject looks at the rendered nsd images."""
+"""The demo's brain: a simulated subject looks at the rendered nsd images, and at some of their scenes restyled."""
 
 import numpy as np
 from PIL import Image
@@ -9,30 +9,30 @@ from neuralood.base.records import write_json
 from neuralood.base.seeding import derived_seed
 from neuralood.base.store import Array
 from neuralood.config import Params
-from neuralood.data.fmri import simulated_fmri
-from neuralood.data.manifest import read_manifest
-from neuralood.demo.brain import BrainSettings, simulate, write_algonauts
+from neuralood.data.arrays import read_npy
+from neuralood.data.fmri import OodFmri, simulated_fmri
+from neuralood.data.manifest import Manifest, read_manifest
+from neuralood.demo.brain import (
+    BrainSettings,
+    early_fields,
+    noise_ceiling,
+    reliability_of,
+    simulate,
+    simulate_restyled,
+    write_algonauts,
+)
 from neuralood.demo.drawing import scenes_of
 
 
 def simulate_subject(params: Params, subject: str) -> None:
     """fMRI of the simulated `subject` for the rendered nsd images: data/demo/fmri/ and its manifest."""
-    demo = params.demo
-    settings = BrainSettings(
-        high_rois=demo.high_rois,
-        reliability=demo.reliability,
-        repeats=demo.repeats,
-        early_vertices=demo.vertices.early,
-        high_vertices=demo.vertices.high,
-        rest_vertices=demo.vertices.rest,
-    )
-    images = _images("nsd")
+    images = _images(read_manifest("nsd"))
     scenes = scenes_of(params, "nsd")
     if len(images) != len(scenes):
         raise UserError(
             f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
         )
-    simulated = simulate(scenes, images, settings, derived_seed(params.seed, "subject"))
+    simulated = simulate(scenes, images, _settings(params), derived_seed(params.seed, "subject"))
     write_algonauts(paths.DEMO_FMRI, simulated)
     write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
     console.wrote(
@@ -41,6 +41,39 @@ def simulate_subject(params: Params, subject: str) -> None:
     )
 
 
-def _images(set_name: str) -> Array:
+def simulate_ood(params: Params, manifest: Manifest) -> OodFmri:
+    """fMRI of the same subject for restyled scenes of nsd, with a ceiling for each style.
+
+    Raises UserError where simulate_subject has not run.
+    """
+    rows = [int(source.removeprefix("nsd/")) for source in manifest.sources]
+    signal, scale, reliability = (
+        read_npy(paths.DEMO_FMRI / f"simulation/{name}.npy") for name in ("signal", "scale", "reliability")
+    )
+    seed = derived_seed(params.seed, "subject")
+    fmri, restyled = simulate_restyled(_images(manifest), signal[rows], scale, reliability, _settings(params), seed)
+    labels = np.array(manifest.labels)
+    of_styles = [reliability_of(restyled[labels == label], reliability) for label in range(len(manifest.classes))]
+    return OodFmri(fmri, np.stack([noise_ceiling(one, params.demo.repeats) for one in of_styles]))
+
+
+def simulated_fields(params: Params) -> dict[str, Array]:
+    """Receptive field centres of the subject's early ROIs, such as lh.V1v: V 2, x and y in 0..1 of the image."""
+    return early_fields(_settings(params), derived_seed(params.seed, "subject"))
+
+
+def _settings(params: Params) -> BrainSettings:
+    demo = params.demo
+    return BrainSettings(
+        high_rois=demo.high_rois,
+        reliability=demo.reliability,
+        repeats=demo.repeats,
+        early_vertices=demo.vertices.early,
+        high_vertices=demo.vertices.high,
+        rest_vertices=demo.vertices.rest,
+    )
+
+
+def _images(manifest: Manifest) -> Array:
     """The drawn images of a set, I H W 3 uint8, in the manifest's order."""
-    return np.stack([np.asarray(Image.open(file)) for file in read_manifest(set_name).image_files()])
+    return np.stack([np.asarray(Image.open(file)) for file in manifest.image_files()])

@@ -102,19 +102,40 @@ def _imported(params: Params, folder: Path) -> Iterator[Finding]:
 
 def _algonauts(params: Params, folder: Path) -> Iterator[Finding]:
     subject = algonauts.read_subject(folder)
-    shapes = {side: list(fmri.shape) for side, fmri in zip(HEMISPHERES, subject.fmri, strict=True)}
+    left = int((subject.hemi == 0).sum())
+    shapes = {"lh": [subject.n_images, left], "rh": [subject.n_images, subject.n_vertices - left]}
     text = " and ".join(f"{side} {rows:,} x {columns:,}" for side, (rows, columns) in shapes.items())
     odd = algonauts.shape_problem(folder, shapes)
     yield Finding("fMRI: shapes", odd or f"{text}, float32", "note" if odd else "ok")
     yield from _images_fit(params, subject.n_images)
-    rows = np.sort(generator(params.seed, "doctor", "fmri").permutation(subject.n_images)[:SAMPLED_ROWS])
-    values = np.concatenate([hemisphere[rows] for hemisphere in subject.fmri], axis=1)
-    yield _values_finding(values, f"{len(rows)} images", "averaged z-scores")
+    yield from _averages(params, subject)
     yield _roi_finding(dict(zip(subject.roi_names, subject.roi.sum(axis=1).tolist(), strict=True)))
     if subject.ceiling is None:
         yield Finding("fMRI: noise ceiling", "none here (it is not public): scores are not normalised by it", "note")
     else:
         yield Finding("fMRI: noise ceiling", f"median {100 * np.median(subject.ceiling**2):.1f} % of variance")
+
+
+def _averages(params: Params, subject: algonauts.Subject) -> Iterator[Finding]:
+    """Values of some training images, rows without any, and vertices that will be left out."""
+    order = generator(params.seed, "doctor", "fmri").permutation(len(subject.fmri[0]))
+    rows = np.sort(order[:SAMPLED_ROWS])
+    sides = [fmri[rows] for fmri in subject.fmri[:2]]
+    values = np.concatenate(sides, axis=1)
+    found = _values_finding(values, f"{len(rows)} images", "averaged z-scores")
+    yield found
+    if found.verdict == "red":
+        return
+    for file, side in zip(subject.fmri_files, sides, strict=False):  # the others are of test images
+        empty = rows[~np.isfinite(side).any(axis=1)]
+        if len(empty):
+            text = f"{file.name} has no finite value in row {empty[0]} (counted from 0)"
+            yield Finding("fMRI: images", text, "red", "download it again: the row cannot be trained on")
+            return
+    dead = np.count_nonzero(~algonauts.varies(values.min(axis=0), values.max(axis=0)))
+    if dead:
+        text = f"{dead:,} of {subject.n_vertices:,} are NaN or constant in the sample: such vertices are left out"
+        yield Finding("fMRI: left out", text, "note")
 
 
 def _images_fit(params: Params, rows: int) -> Iterator[Finding]:
@@ -219,10 +240,6 @@ def _values_finding(values: Floats, of: str, unit: str) -> Finding:
     text = f"{of}: {unit} {good.min():.1f} to {good.max():.1f}, sd {good.std():.2f}, {100 * share:.2g} % NaN"
     if np.abs(good).max() > MOST_PERCENT:
         return Finding("fMRI: values", text, "red", "the numbers are of another scale: take NSD's own files")
-    if share and unit == "averaged z-scores":
-        return Finding(
-            "fMRI: values", text, "red", "download the fMRI again, or remove these vertices and their labels"
-        )
     return Finding("fMRI: values", text, "note" if share else "ok")
 
 

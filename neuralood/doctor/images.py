@@ -11,7 +11,7 @@ import numpy as np
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.base.seeding import generator
-from neuralood.config import MEASURED_FORMATS, FileSet, Params
+from neuralood.config import FileSet, Params
 from neuralood.data.containers import tar_members
 from neuralood.data.files import Listing
 from neuralood.data.imagenet.corrupted import IMAGES as OF_ONE_CORRUPTION
@@ -22,6 +22,7 @@ from neuralood.data.imagenet.nearest import nearest_format
 from neuralood.data.imagenet.wnids import WNIDS_SHA256
 from neuralood.data.images import EXTENSIONS, read_image
 from neuralood.data.index import check_classes, read_listing
+from neuralood.demo.drawing import count_drawn
 from neuralood.doctor.findings import Check, Finding, shortened
 from neuralood.plan.counts import Tally, tally
 
@@ -75,7 +76,7 @@ def _data_root(params: Params) -> Iterator[Finding]:
 
 def _other_sets(params: Params) -> Iterator[Finding]:
     if params.rendered:
-        count = sum(entry.n for entry in params.rendered.values())
+        count = sum(count_drawn(params, name) for name in params.rendered)
         yield Finding("rendered sets", f"{len(params.rendered)} sets, {count:,} images, drawn by the render stage")
     if params.made:
         made = ", ".join(f"{name} from {entry.source}" for name, entry in params.made.items())
@@ -104,7 +105,8 @@ def _look_at_set(params: Params, name: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(check, shortened(str(error)), "red", _other_format(name, entry.format, folder, str(error)))
         return
-    classes = f"{len(found.classes):,} classes, " if entry.format not in MEASURED_FORMATS else ""
+    labelled = params.sets[name].role not in ("fmri", "fmri_ood")
+    classes = f"{len(found.classes):,} classes, " if labelled else ""
     yield Finding(check, f"{classes}{len(found.images):,} images ({entry.format})")
     if name == "train":
         yield _class_order(found.classes)

@@ -28,7 +28,7 @@ from neuralood.data.subject import FSAVERAGE_VERTICES, HEMISPHERES
 from neuralood.encoder.exported import require_free, write_exported
 from neuralood.encoder.image_model import NETWORKS
 from neuralood.encoder.scores import encoder_scores
-from neuralood.encoder.trained import IMAGES, BrainEncoder, empty_encoder
+from neuralood.encoder.trained import IMAGES, EncoderModel, empty_encoder
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -149,7 +149,7 @@ def _converted(weights: Path, metadata: Path, out: Path) -> Arrays:
 
 def _built(
     network: str, pretrained: dict[str, torch.Tensor], arrays: Arrays
-) -> tuple[dict[str, Any], dict[str, Any], BrainEncoder]:
+) -> tuple[dict[str, Any], dict[str, Any], EncoderModel]:
     """The record, the scores and the model. Raises KeyError that names an array that is not there."""
     names, members, chosen = _rois(arrays)
     components = arrays["weights/pca_param/components_"]

@@ -19,10 +19,10 @@ from neuralood.base.records import read_json, write_json
 from neuralood.base.weights import fingerprint
 from neuralood.config import Params
 from neuralood.encoder.image_model import NETWORKS
-from neuralood.encoder.trained import IMAGES, RECORD, TOKENS, WEIGHTS, BrainEncoder, empty_encoder, load_encoder
+from neuralood.encoder.trained import IMAGES, RECORD, TOKENS, WEIGHTS, EncoderModel, empty_encoder, load_encoder
 
 FORMAT = "neuralood brain encoder"
-VERSION = 1
+VERSION = 2
 """Raised when a reader of this version could not make sense of a folder any more."""
 
 TERMS = (
@@ -63,7 +63,7 @@ Read = TypeVar("Read")
 class Exported(NamedTuple):
     """An exported encoder that was checked: eval mode, its record, and metrics/encoder.json of who trained it."""
 
-    model: BrainEncoder
+    model: EncoderModel
     record: dict[str, Any]
     scores: dict[str, Any]
     ceiling_threshold: float
@@ -83,7 +83,7 @@ def export_encoder(folder: Path, params: Params) -> None:
 
 def write_exported(
     folder: Path,
-    model: BrainEncoder,
+    model: EncoderModel,
     record: dict[str, Any],
     scores: dict[str, Any],
     ceiling_threshold: float,

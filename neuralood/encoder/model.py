@@ -1,21 +1,26 @@
 """The ROI-query brain encoder (Adeli et al. 2023, arXiv 2308.01175; 2025, arXiv 2505.17329).
 
-Learned queries, one a region of interest (ROI) and hemisphere, cross-attend to position-embedded patch tokens;
-every vertex is read out linearly from the output tokens of the ROIs that it belongs to.
+A transformer decoder as in DETR (Carion et al. 2020, arXiv 2005.12872): learned queries, one a region of interest (ROI)
+and hemisphere, cross-attend to position-embedded patch tokens; every vertex is read out linearly from the output tokens
+of the ROIs that it belongs to.
 """
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from neuralood.base.attention import CrossAttention, FeedForward
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries (not in the first layer, where they are constants), cross-attention, MLP.
+    """Self-attention among the targets, cross-attention to the patch tokens, MLP: pre-normed (Xiong et al. 2020).
 
-    Pre-normed (Xiong et al. 2020): our choice.
+    Before the first layer the targets are the same for all images, where self-attention could only exchange constants
+    for constants: there is none in it.
     """
 
     def __init__(self, width: int, token_width: int, heads: int, dropout: float, *, first: bool) -> None:
@@ -26,20 +31,25 @@ class DecoderLayer(nn.Module):
         self.cross_attention = CrossAttention(width, heads, dropout, token_width)
         self.feed_forward = FeedForward(width, dropout)
 
-    def forward(self, queries: Tensor, patches: Tensor, position: Tensor) -> Tensor:
-        """queries B Q W (1 Q W into the first layer), patches B N D, position N D -> B Q W."""
-        queries = self.mixed(queries)
-        queries = queries + self.cross_attention(self.cross_norm(queries), patches, position)
-        updated: Tensor = queries + self.feed_forward(queries)
+    def forward(self, targets: Tensor, queries: Tensor, patches: Tensor, position: Tensor) -> Tensor:
+        """targets B Q W (1 Q W into the first layer), queries Q W, patches B N D, position N D -> targets B Q W."""
+        targets = self._mixed(targets, queries)
+        targets = targets + self.cross_attention(self.cross_norm(targets) + queries, patches, position)
+        updated: Tensor = targets + self.feed_forward(targets)
         return updated
 
-    def mixed(self, queries: Tensor) -> Tensor:
-        """The queries after self-attention, B Q W."""
+    def weights(self, targets: Tensor, queries: Tensor, patches: Tensor, position: Tensor) -> Tensor:
+        """Where each query looks: B Q N, mean over heads."""
+        asked = self.cross_norm(self._mixed(targets, queries)) + queries
+        return self.cross_attention.weights(asked, patches, position)
+
+    def _mixed(self, targets: Tensor, queries: Tensor) -> Tensor:
+        """The targets after self-attention, B Q W."""
         if self.self_attention is None or self.self_norm is None:
-            return queries
-        normed = self.self_norm(queries)
-        updated: Tensor = queries + self.self_attention(normed, normed)
-        return updated
+            return targets
+        normed = self.self_norm(targets)
+        mixed: Tensor = targets + self.self_attention(normed + queries, normed, queries)
+        return mixed
 
 
 class RoiReadout(nn.Module):
@@ -62,11 +72,36 @@ class RoiReadout(nn.Module):
 
     def forward(self, roi_tokens: Tensor) -> Tensor:
         """roi_tokens B Q W -> fMRI B V."""
-        parts = [
-            roi_tokens[:, query] @ weight.T for query, weight in enumerate(torch.split(self.weight, self.pair_counts))
-        ]  # one B x (vertices of the ROI) each
-        read = torch.cat(parts, dim=1)  # B P
-        return self.bias.repeat(len(read), 1).index_add(1, self.pairs_vertex, read)
+        read: Tensor = _PairReadout.apply(roi_tokens, self.weight, self.pair_counts)
+        return self.bias.repeat(len(read), 1).index_add_(1, self.pairs_vertex, read)
+
+
+class _PairReadout(torch.autograd.Function):
+    """Each query's tokens times the weight rows of its pairs: B Q W, P W -> B P, query after query.
+
+    With a backward of its own, as autograd would make the gradient of each query's rows apart, then copy all of them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, roi_tokens: Tensor, weight: Tensor, pair_counts: list[int]) -> Tensor:
+        ctx.save_for_backward(roi_tokens, weight)
+        ctx.pair_counts = pair_counts
+        read = roi_tokens.new_empty(len(roi_tokens), len(weight))
+        pieces = zip(torch.split(read, pair_counts, dim=1), torch.split(weight, pair_counts), strict=True)
+        for query, (to_fill, rows) in enumerate(pieces):
+            torch.mm(roi_tokens[:, query], rows.T, out=to_fill)
+        return read
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        roi_tokens, weight = ctx.saved_tensors
+        of_tokens, of_weight = torch.empty_like(roi_tokens), torch.empty_like(weight)
+        split = (torch.split(values, ctx.pair_counts) for values in (upstream.T, weight, of_weight))
+        for query, (wanted, rows, to_fill) in enumerate(zip(*split, strict=True)):
+            torch.mm(wanted.T, rows, out=of_tokens[:, query])
+            torch.mm(wanted, roi_tokens[:, query], out=to_fill)
+        return of_tokens, of_weight, None
 
 
 class RoiEncoder(nn.Module):
@@ -80,27 +115,36 @@ class RoiEncoder(nn.Module):
         self,
         membership: Tensor,
         *,
-        patches: int,
+        grid: Sequence[int],
         token_width: int,
         width: int,
         depth: int,
         heads: int,
         dropout: float,
+        positions: str,
+        start: str,
     ) -> None:
-        """membership: Q V bool, the queries' vertices (see `query_membership`)."""
+        """membership: Q V bool, the queries' vertices (see `query_membership`); grid: rows and columns of patches;
+        positions: `learned`, or `sine`, which are fixed (see `sine_positions`); start: what the targets are before the
+        first layer, `zeros`, the queries being added wherever targets ask (DETR), or the `queries` themselves."""
         super().__init__()
         self.sizes: dict[str, Any] = {
-            "patches": patches,
+            "grid": list(grid),
             "token_width": token_width,
             "width": width,
             "depth": depth,
             "heads": heads,
             "dropout": dropout,
+            "positions": positions,
+            "start": start,
         }
         self.register_buffer("membership", membership)
         self.register_buffer("token_mean", torch.zeros(token_width))
         self.register_buffer("token_sd", torch.ones(token_width))
-        self.position = nn.Parameter(torch.randn(patches, token_width) * 0.02)
+        if positions == "sine":
+            self.register_buffer("position", sine_positions(grid, token_width))
+        else:
+            self.position = nn.Parameter(torch.randn(math.prod(grid), token_width) * 0.02)
         self.queries = nn.Parameter(torch.randn(len(membership), width))
         self.layers = nn.ModuleList(
             DecoderLayer(width, token_width, heads, dropout, first=number == 0) for number in range(depth)
@@ -120,26 +164,49 @@ class RoiEncoder(nn.Module):
 
     def roi_tokens(self, patches: Tensor) -> Tensor:
         """patches B N D -> output token of each query, B Q W."""
-        patches = self._standardised(patches)
-        queries = self.queries.unsqueeze(0)
-        for layer in self.layers:
-            queries = layer(queries, patches, self.position)
-        normed: Tensor = self.norm(queries)
+        normed: Tensor = self.norm(self._decoded(self._standardised(patches), self.layers))
         return normed
 
     def attention(self, patches: Tensor) -> Tensor:
         """Where each query of the last layer looks: B Q N, mean over heads."""
         patches = self._standardised(patches)
-        queries = self.queries.unsqueeze(0)
-        for layer in self.layers[:-1]:
-            queries = layer(queries, patches, self.position)
-        last: Any = self.layers[-1]
-        queries = last.cross_norm(last.mixed(queries))
-        weights: Tensor = last.cross_attention.weights(queries, patches, self.position)
-        return weights
+        *others, last = self.layers
+        assert isinstance(last, DecoderLayer)
+        return last.weights(self._decoded(patches, others), self._start()[1], patches, self.position)
+
+    def _decoded(self, patches: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+        """Standardised patches B N D -> the targets after these layers, B Q W (1 Q W after none)."""
+        targets, added = self._start()
+        for layer in layers:
+            targets = layer(targets, added, patches, self.position)
+        return targets
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """The targets before the first layer, 1 Q W, and what is added to targets that ask, Q W."""
+        zeros = torch.zeros_like(self.queries)
+        start, added = (zeros, self.queries) if self.sizes["start"] == "zeros" else (self.queries, zeros)
+        return start.unsqueeze(0), added
 
     def _standardised(self, patches: Tensor) -> Tensor:
         return (patches - self.token_mean) / self.token_sd
+
+
+def sine_positions(grid: Sequence[int], width: int) -> Tensor:
+    """Fixed positions N D of a grid (rows, columns): sine and cosine of each row, then of each column.
+
+    As in DETR (Carion et al. 2020, appendix A.4): for each of the two, D/2 features at D/4 wavelengths from 2 pi to
+    10,000 times that, of places scaled to 2 pi. Raises ValueError where 4 does not divide D.
+    """
+    if width % 4:
+        raise ValueError(f"sine positions want a token width that 4 divides, got {width}")
+    wavelength = 10_000 ** (torch.arange(width // 4) / (width // 4))
+    sides = []
+    for length in grid:
+        place = 2 * math.pi * torch.arange(1, length + 1) / length
+        angle = place[:, None] / wavelength  # length D/4
+        sides.append(torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1))  # length D/2
+    rows, columns = sides
+    return torch.cat([rows.repeat_interleave(len(columns), 0), columns.repeat(len(rows), 1)], dim=1)
 
 
 def query_membership(roi: Tensor, hemi: Tensor) -> Tensor:

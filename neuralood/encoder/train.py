@@ -1,6 +1,7 @@
 """Train the brain encoder on tokens and fMRI of the same images, and score it on images it never saw."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,9 @@ from neuralood.base.reading import (
     token_statistics,
     training_epochs,
 )
+from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import Array, Store, open_store
+from neuralood.base.store import CONTENTS, Array, Store, open_store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
@@ -51,23 +53,26 @@ def train_encoder(params: Params) -> None:
 
     save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
     write_curve(paths.ENCODER / CURVE, history)
+    shutil.rmtree(paths.partial(paths.ENCODER), ignore_errors=True)
     _show(record, params.encoder.control, history)
 
 
 def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) -> RoiEncoder:
     """An encoder with random weights for this subject and these tokens."""
-    _, layers, n_patches, width = tokens["patches"].shape
+    _, layers, _, width = tokens["patches"].shape
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
     torch.manual_seed(seed)
     settings = params.encoder
     return RoiEncoder(
         membership,
-        patches=n_patches,
+        grid=tokens.attributes["grid"],
         token_width=layers * width,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,
         dropout=settings.dropout,
+        positions=settings.positions,
+        start=settings.start,
     )
 
 
@@ -83,16 +88,37 @@ def _train_control(
     if control == "features":
         fmri = _feature_targets(params, measured, parts[0])
     if control != "shuffled":
-        return model, _fit(params, model, tokens, fmri, parts, None)
+        return model, _fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, control))
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    kept = best_epoch(_fit(params, model, tokens, fmri, parts, None))
+    kept = best_epoch(_fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, "none")))
     model.load_state_dict(start)
     shuffled = shuffled_fmri(fmri, parts[:2], generator(seed, "shuffled fMRI"))
-    return model, _fit(params, model, tokens, shuffled, parts, kept)
+    checkpoint = _checkpoint(params, tokens, measured, control)
+    return model, _fit(params, model, tokens, shuffled, parts, checkpoint, kept)
+
+
+def _checkpoint(params: Params, tokens: Store, measured: Measured, target: str) -> Checkpoint:
+    """Of an interrupted training on the fMRI that is called `target`."""
+    decides = {
+        "settings": asdict(params.encoder),
+        "fmri": [asdict(params.fmri), measured.fingerprint],
+        "tokens": tokens.attributes[CONTENTS],
+        "seed": params.seed,
+        "target": target,
+    }
+    return checkpoint_of(
+        paths.partial(paths.ENCODER) / f"{target}.safetensors", decides, params.runtime.checkpoint_minutes
+    )
 
 
 def _fit(
-    params: Params, model: RoiEncoder, tokens: Store, fmri: Array, parts: list[Array], stop_after: int | None
+    params: Params,
+    model: RoiEncoder,
+    tokens: Store,
+    fmri: Array,
+    parts: list[Array],
+    checkpoint: Checkpoint,
+    stop_after: int | None = None,
 ) -> list[Epoch]:
     """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation."""
     device = next(model.parameters()).device
@@ -111,16 +137,22 @@ def _fit(
         ]
         return sum(parts_loss) / len(parts[1])
 
-    settings, rng = params.encoder, generator(params.seed, "encoder batches")
+    settings = params.encoder
+
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostPatches, Tensor]]]]:
+        rng = generator(params.seed, "encoder batches")
+        return training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng, steps)
+
     return fit(
         model,
         len(parts[0]),
-        training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng),
+        epochs_after,
         loss_of,
         validate,
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
         f"brain encoder ({settings.control})",
-        stop_after=stop_after,
+        checkpoint,
+        stop_after,
     )
 
 

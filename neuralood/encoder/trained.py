@@ -26,7 +26,10 @@ TOKENS, IMAGES = "tokens", "images"
 RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", "pool", "versions")
 """What two token stores must share for one encoder to read both."""
 
-BrainEncoder = RoiEncoder | ImageEncoder
+EXTRACTION = ("weights_source", "dtype", "autocast")
+"""What else it takes to make such tokens of other images."""
+
+EncoderModel = RoiEncoder | ImageEncoder
 
 
 def require_recipe(tokens: Store, record: dict[str, Any]) -> None:
@@ -56,11 +59,12 @@ def save_encoder(model: RoiEncoder, tokens: Store, measured: Measured, control: 
         "hemi": measured.hemi.tolist(),
         "fsaverage_vertex": None if places is None else places.tolist(),
         "tokens": {key: tokens.attributes[key] for key in RECIPE},
+        "extraction": {key: tokens.attributes[key] for key in EXTRACTION},
     }
     write_json(paths.ENCODER / RECORD, record, compact=True)
 
 
-def load_encoder(folder: Path = paths.ENCODER) -> tuple[BrainEncoder, dict[str, Any]]:
+def load_encoder(folder: Path = paths.ENCODER) -> tuple[EncoderModel, dict[str, Any]]:
     """The trained encoder in eval mode, and its record (control, and what its tokens were made of)."""
     record = read_json(folder / RECORD)
     weights = load_tensors(folder / WEIGHTS)
@@ -72,7 +76,7 @@ def load_encoder(folder: Path = paths.ENCODER) -> tuple[BrainEncoder, dict[str, 
     return model.eval().requires_grad_(False), record
 
 
-def empty_encoder(record: dict[str, Any], weights: dict[str, Tensor]) -> BrainEncoder:
+def empty_encoder(record: dict[str, Any], weights: dict[str, Tensor]) -> EncoderModel:
     """The encoder that a record describes, for these weights to be loaded into: takes no memory of its own."""
     with torch.device("meta"):
         if record["reads"] == IMAGES:
@@ -81,7 +85,7 @@ def empty_encoder(record: dict[str, Any], weights: dict[str, Tensor]) -> BrainEn
         return RoiEncoder(weights["membership"], **record["sizes"])
 
 
-def trained_numbers(model: BrainEncoder) -> int:
+def trained_numbers(model: EncoderModel) -> int:
     """How many numbers were fitted to fMRI: of an ImageEncoder its linear readout."""
     part = model.readout if isinstance(model, ImageEncoder) else model
     return sum(value.numel() for value in part.parameters())

@@ -1,5 +1,7 @@
 """Train the fusion classifier and its linear probe on the train set, choices made on a holdout of it."""
 
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 import numpy as np
@@ -19,15 +21,16 @@ from neuralood.base.reading import (
     training_epochs,
 )
 from neuralood.base.records import write_json
+from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import Array
+from neuralood.base.store import CONTENTS, Array
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Fusion, Params
 from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
 from neuralood.encoder.model import RoiEncoder
-from neuralood.encoder.trained import BrainEncoder, load_encoder, trained_numbers
+from neuralood.encoder.trained import EncoderModel, load_encoder, trained_numbers
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
 from neuralood.fusion.probe import Probe, fit_probe
@@ -56,7 +59,7 @@ def train_fusion(params: Params) -> None:
         probe = fit_probe(features, labels, rows, holdout, params.fusion.probe_c)
         model = build_fusion(params.fusion, data, len(manifest.classes), order, encoder, seed).to(device)
         standardise(model, data, rows)
-        history = _fit(params.fusion, model, data, labels, rows, holdout, seed)
+        history = _fit(params, model, data, labels, rows, holdout, number)
         save_seed(number, model, probe)
         write_curve(seed_folder(number) / CURVE, history)
         _show(number, probe, history, params.fusion)
@@ -69,11 +72,12 @@ def train_fusion(params: Params) -> None:
         "parameters": parameter_counts(model, probe, encoder),
     }
     write_json(paths.FUSION / RECORD, summary)
+    shutil.rmtree(paths.partial(paths.FUSION), ignore_errors=True)
     console.wrote(paths.FUSION, f"fusion and linear probe, {params.fusion.seeds} seed(s)")
 
 
 def build_fusion(
-    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: BrainEncoder, seed: int
+    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: EncoderModel, seed: int
 ) -> FusionClassifier:
     """A fusion classifier with random weights; `image_only` gets an encoder of its own, random too."""
     _, layers, _, width = data.tokens["patches"].shape
@@ -113,7 +117,7 @@ def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
     model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
 
 
-def parameter_counts(model: FusionClassifier, probe: Probe, encoder: BrainEncoder) -> dict[str, int]:
+def parameter_counts(model: FusionClassifier, probe: Probe, encoder: EncoderModel) -> dict[str, int]:
     """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all."""
     own = sum(value.numel() for value in model.encoder.parameters()) if model.encoder is not None else 0
     return {
@@ -124,15 +128,15 @@ def parameter_counts(model: FusionClassifier, probe: Probe, encoder: BrainEncode
 
 
 def _fit(
-    settings: Fusion,
+    params: Params,
     model: FusionClassifier,
     data: ImageData,
     labels: Array,
     rows: Array,
     holdout: Array,
-    seed: int,
+    number: int,
 ) -> list[Epoch]:
-    device = next(model.parameters()).device
+    settings, device = params.fusion, next(model.parameters()).device
     targets = torch.from_numpy(labels).long()
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
@@ -154,20 +158,36 @@ def _fit(
             total += float(F.cross_entropy(output.logits, truth, reduction="sum"))
         return total / len(holdout)
 
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostBatch, Tensor]]]]:
+        rng = generator(derived_seed(params.seed, "fusion", number), "batches")
+        return training_epochs(data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, rng, steps)
+
     return fit(
         model,
         len(rows),
-        training_epochs(
-            data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, generator(seed, "batches")
-        ),
+        epochs_after,
         loss_of,
         validate,
         Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
         f"fusion ({settings.variant})",
+        _checkpoint(params, data, number),
     )
 
 
-def _require_encoder(variant: str, encoder: BrainEncoder) -> None:
+def _checkpoint(params: Params, data: ImageData, number: int) -> Checkpoint:
+    """Of an interrupted training of the seed `number`."""
+    decides = {
+        "settings": asdict(params.fusion),
+        "seed": [params.seed, number],
+        "tokens": data.tokens.attributes[CONTENTS],
+        "fmri": data.fmri.attributes[CONTENTS],
+    }
+    return checkpoint_of(
+        paths.partial(paths.FUSION) / f"seed{number}.safetensors", decides, params.runtime.checkpoint_minutes
+    )
+
+
+def _require_encoder(variant: str, encoder: EncoderModel) -> None:
     if variant == "image_only" and not isinstance(encoder, RoiEncoder):
         raise UserError(
             "fusion.variant: image_only trains an encoder of tokens from random weights, and the imported one reads "

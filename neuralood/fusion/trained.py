@@ -26,7 +26,7 @@ from neuralood.base.records import read_json
 from neuralood.base.store import Array, Rows, Store, open_store
 from neuralood.data.manifest import Manifest
 from neuralood.encoder.model import RoiEncoder
-from neuralood.encoder.trained import BrainEncoder, require_recipe
+from neuralood.encoder.trained import EncoderModel, require_recipe
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.probe import Probe
 
@@ -102,7 +102,7 @@ def save_seed(number: int, model: FusionClassifier, probe: Probe) -> None:
     save_tensors(folder / "probe.safetensors", arrays)
 
 
-def load_seed(number: int, record: dict[str, Any], encoder: BrainEncoder) -> tuple[FusionClassifier, Probe]:
+def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tuple[FusionClassifier, Probe]:
     """The fusion classifier (eval mode) and probe of one seed."""
     folder = seed_folder(number)
     tensors = load_tensors(folder / "fusion.safetensors")

@@ -17,6 +17,7 @@ from neuralood.data.imagenet.layouts import IMAGENET_FORMATS, of_own_split
 from neuralood.data.imagenet.wnids import WNIDS
 from neuralood.data.images import EXTENSIONS
 from neuralood.data.listing import LITTER
+from neuralood.data.nsd import synthetic
 from neuralood.data.nsd.space import find_vertices
 from neuralood.data.nsd.trials import read_trials
 
@@ -59,6 +60,8 @@ def images_in_folder(params: Params, name: str) -> tuple[int, int] | None:
     try:
         if entry.format == "nsd":
             return len(read_trials(folder, entry.subject or "").images), 0
+        if entry.format == "nsdsynthetic":
+            return synthetic.SHARED + synthetic.COLOUR, 1
         counted = tally(name, entry, folder)
     except (UserError, OSError):
         return None

@@ -213,7 +213,7 @@ def _step_seconds(model: nn.Module, images: int, batch: T, loss_of: Callable[[T]
         starts.append(time.perf_counter())
 
     schedule = Schedule(epochs=1, batch_size=images, lr=1e-6, weight_decay=0.0)
-    fit(model, images, iter([again()]), loss_of, lambda: 0.0, schedule, "probing a training step")
+    fit(model, images, lambda _: iter([again()]), loss_of, lambda: 0.0, schedule, "probing a training step")
     return float(np.median(np.diff(starts)[1:]))
 
 
@@ -221,12 +221,14 @@ def _random_encoder(params: Params, shape: TokenShape, brain: Brain) -> RoiEncod
     settings = params.encoder
     return RoiEncoder(
         brain.membership,
-        patches=shape.patches // params.cache.pool**2,
+        grid=[side // params.cache.pool for side in shape.grid],
         token_width=shape.layers * shape.width,
         width=settings.width,
         depth=settings.depth,
         heads=settings.heads,
         dropout=settings.dropout,
+        positions=settings.positions,
+        start=settings.start,
     )
 
 

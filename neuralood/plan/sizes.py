@@ -18,6 +18,7 @@ from neuralood.config import Params
 from neuralood.data.containers import container_of
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import EARLY_ROIS, HIGH_ROIS
+from neuralood.demo.drawing import count_drawn
 from neuralood.demo.shapes import CLASS_SHAPES
 from neuralood.encoder.trained import RECORD
 from neuralood.plan.counts import images_in_folder, vertices_in_folder
@@ -31,6 +32,9 @@ SAMPLE = 32
 
 ID_BYTES = 40
 """Bytes of an image's id where no list of images says how long the longest is: a ten-thousandth of its tokens."""
+
+MEASURED_ROLES = ("fmri", "fmri_ood")
+"""Sets with fMRI of their own, of which none is predicted."""
 
 UNKNOWN_WEIGHTS = ("weights", *MAY_DIFFER)
 """What a plan, which loads no weights and reads no images, does not compare."""
@@ -99,7 +103,7 @@ def images_of(params: Params, name: str) -> Images:
     if paths.manifest(name).exists():
         return _listed(name)
     if name in params.rendered:
-        return Images(params.rendered[name].n, len(CLASS_SHAPES))
+        return Images(count_drawn(params, name), len(CLASS_SHAPES))
     if name in params.made:
         source = images_of(params, params.made[name].source)
         return Images(source.count, source.classes, about=source.about)
@@ -140,9 +144,9 @@ def _set_size(
     images, role = images_of(params, name), params.sets[name].role
     if images.count is None:
         token_specs(1, backbone.shape, params.cache)  # the pool is checked all the same
-        return SetSize(name, role, images, UNKNOWN, None if role == "fmri" else UNKNOWN)
+        return SetSize(name, role, images, UNKNOWN, None if role in MEASURED_ROLES else UNKNOWN)
     tokens = _store_size(paths.tokens(name), store_specs(images, backbone, params), recipe, images.fingerprint)
-    if role == "fmri":
+    if role in MEASURED_ROLES:
         return SetSize(name, role, images, tokens, None)
     if vertices is None:
         return SetSize(name, role, images, tokens, UNKNOWN)

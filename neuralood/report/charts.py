@@ -1,4 +1,4 @@
-"""The report's charts as SVG: dots with intervals, and training curves."""
+"""The report's charts as SVG: dots with intervals, and training curves; the style of all of them."""
 
 import io
 import math
@@ -17,10 +17,14 @@ from neuralood.base.training import Epoch, best_epoch
 INK, FAINT = "#222831", "#8a929c"
 LINEAR, FUSION = "#d9741a", "#0b7ac4"  # orange and blue: told apart by every common kind of colour vision
 WIDTH = 5.2
+PAGE_WIDTH = 10.4
+RASTER_DPI = 150
 LONGEST_LABEL = 22
 
 STYLE = {
     "svg.hashsalt": "neuralood",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
@@ -53,45 +57,66 @@ class Dots:
     colour: str
     filled: bool = True
     intervals: Sequence[tuple[float, float]] | None = None
+    size: float = 5.5
 
 
 def accuracy_chart(labels: Sequence[str], linear: Dots, fusion: Dots) -> str:
     """Top-1 of both models in each set, the two a little apart."""
-    with _style():
+    with style():
         figure, axes = _rows(labels, 0.34)
         for dots, shift in ((linear, -0.14), (fusion, 0.14)):
             _draw(axes, dots, shift)
         axes.set(xlim=(-2, 102), xlabel="top-1 accuracy, %")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def gain_chart(labels: Sequence[str], gain: Dots) -> str:
     """Fusion minus linear in each set, against a line at 0."""
-    with _style():
+    with style():
         figure, axes = _rows(labels, 0.34)
         axes.axvline(0, color=INK, linewidth=1)
         _draw(axes, gain, 0.0)
         axes.margins(x=0.08)
         axes.set(xlabel="percentage points (right of 0: fusion better)")
         figure.legend(loc="outside upper left")
-        return _svg(figure)
+        return svg_of(figure)
 
 
-def roi_chart(labels: Sequence[str], models: Sequence[Dots], ends: tuple[float, float]) -> str:
-    """Correlation in each ROI of one hemisphere."""
-    with _style():
-        figure, axes = _rows(labels, 0.24)
-        for dots in models:
-            _draw(axes, dots, 0.0)
-        axes.set(xlim=ends, xlabel="Pearson r, median over vertices")
+def roi_chart(
+    labels: Sequence[str], ceiling: Dots | None, model: Dots, baselines: Sequence[Dots], ends: tuple[float, float]
+) -> str:
+    """Correlation in each ROI of one hemisphere: the encoder in the upper half of a row, baselines in the lower."""
+    with style():
+        figure, axes = _rows(labels, 0.3)
+        if ceiling is not None:
+            _draw(axes, ceiling, 0.0)
+        for dots in baselines:
+            _draw(axes, dots, 0.2)
+        _draw(axes, model, -0.15 if baselines else 0.0)
+        axes.set(xlim=ends, xlabel="Pearson r")
         figure.legend(loc="outside upper left", ncols=3)
-        return _svg(figure)
+        return svg_of(figure)
+
+
+def ood_chart(labels: Sequence[str], pairs: Sequence[tuple[Dots, Dots]]) -> str:
+    """Correlation in each set: for each group of vertices that of photos and that of the set, joined by a line."""
+    with style():
+        figure, axes = _rows(labels, 0.34)
+        for (photos, own), shift in zip(pairs, (-0.14, 0.14), strict=False):
+            rows = [row + shift for row in range(len(labels))]
+            axes.hlines(rows, photos.values, own.values, color=own.colour, linewidth=1.8, alpha=0.6)
+            for dots in (photos, own):
+                _draw(axes, dots, shift)
+        axes.margins(x=0.08)
+        axes.set(xlabel="Pearson r, median over vertices")
+        figure.legend(loc="outside upper left", ncols=2)
+        return svg_of(figure)
 
 
 def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: int | None) -> str:
     """Training and validation loss, one pair of lines a seed; a ring marks the epoch kept (default: the best)."""
-    with _style():
+    with style():
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.add_subplot()
         for number, curve in enumerate(curves):
@@ -110,7 +135,7 @@ def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel="loss")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure)
+        return svg_of(figure)
 
 
 def inline(svg: str, name: str, alt: str) -> str:
@@ -125,12 +150,19 @@ def inline(svg: str, name: str, alt: str) -> str:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Matplotlib's own defaults and STYLE, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
         yield
+
+
+def svg_of(figure: Figure) -> str:
+    """The figure as SVG, the same bytes each time; what it draws as pixels has RASTER_DPI."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=NO_METADATA, dpi=RASTER_DPI)
+    return re.sub(r"[ \t]+\n", "\n", buffer.getvalue())
 
 
 def _rows(labels: Sequence[str], height: float) -> tuple[Figure, Axes]:
@@ -153,7 +185,7 @@ def _draw(axes: Axes, dots: Dots, shift: float) -> None:
         dots.marker,
         color=dots.colour,
         fillstyle="full" if dots.filled else "none",
-        markersize=10 if dots.marker == "|" else 5.5,
+        markersize=dots.size,
         markeredgewidth=1.5,
         label=dots.name,
     )
@@ -161,9 +193,3 @@ def _draw(axes: Axes, dots: Dots, shift: float) -> None:
 
 def _short(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=NO_METADATA)
-    return re.sub(r"[ \t]+\n", "\n", buffer.getvalue())

@@ -12,6 +12,11 @@ from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import RECORD as ENCODER_RECORD
 from neuralood.predictions import Predictions, read_predictions
 
+ENCODER_STORE = paths.METRICS / "encoder.zarr"
+"""r of every vertex; empty or not there for an encoder that was trained elsewhere."""
+ENCODER_OOD = paths.METRICS / "encoder_ood.json"
+"""r on images other than photos; not there, or empty, where no such fMRI is known."""
+
 
 @dataclass(frozen=True)
 class SetResult:
@@ -26,10 +31,11 @@ class SetResult:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Both metrics files, the record of the brain encoder, and the scored sets: val first, then params' order."""
+    """The metrics files, the record of the brain encoder, and the scored sets: val first, then params' order."""
 
     classification: dict[str, Any]
     encoder: dict[str, Any]
+    encoder_ood: dict[str, Any]
     encoder_record: dict[str, Any]
     sets: tuple[SetResult, ...]
 
@@ -52,6 +58,7 @@ def read_outputs(params: Params) -> Outputs:
     return Outputs(
         classification=classification,
         encoder=read_json(paths.ENCODER_METRICS),
+        encoder_ood=read_json(ENCODER_OOD) if ENCODER_OOD.exists() else {},
         encoder_record=read_json(paths.ENCODER / ENCODER_RECORD),
         sets=tuple(_read_set(name, params.sets[name].role, cells[name]) for name in names),
     )

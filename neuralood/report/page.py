@@ -44,8 +44,8 @@ tr.total td { font-weight: 700; }
 .right, .wrong { display: block; font-weight: 600; }
 .right { color: var(--right); } .wrong { color: var(--wrong); }
 .card span, .card b { display: block; }
-.tiles td, .tiles th { padding: 2px 6px 2px 0; border: 0; text-align: center; font-size: .8125rem; }
-.tiles img { display: block; width: 72px; height: 72px; }
+.strips td, .strips th { padding: 1px 16px 1px 0; border: 0; text-align: left; font-size: .8125rem; }
+.strips img { display: block; height: 68px; }
 dl.terms { display: grid; grid-template-columns: minmax(90px, 170px) 1fr; gap: 6px 16px; max-width: 90ch; }
 dl.terms dt { font-weight: 600; } dl.terms dd { margin: 0; overflow-wrap: anywhere; }
 """

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,9 @@ from neuralood.data.images import read_image
 
 SIDE = 96
 """Longest side of a thumbnail, and side of an attention tile, in pixels."""
+
+GAP = 4
+"""Between the tiles of a strip, in pixels."""
 
 QUALITY = 85
 
@@ -41,14 +45,22 @@ def model_view(image: Image.Image, crop_pct: float) -> Image.Image:
     return image.resize((SIDE, SIDE), Image.Resampling.BICUBIC, box=box)
 
 
-def heat_tile(view: Image.Image, heat: Array) -> str:
-    """A data URI of the view in grey with `heat` (rows x columns, 0 to 1) over it, upsampled smoothly."""
+def heat_tile(view: Image.Image, heat: Array) -> Image.Image:
+    """The view in grey with `heat` (rows x columns, 0 to 1) over it, upsampled smoothly."""
     grid = Image.fromarray(heat.astype(np.float32))
     strength = np.asarray(grid.resize(view.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
     grey = np.asarray(view.convert("L").convert("RGB"), np.float32)
     colour = 255 * matplotlib.colormaps["inferno"](0.35 + 0.6 * strength[..., 0])[..., :3]
     weight = 0.8 * strength
-    return _data_uri(Image.fromarray(np.rint(grey * (1 - weight) + colour * weight).astype(np.uint8)))
+    return Image.fromarray(np.rint(grey * (1 - weight) + colour * weight).astype(np.uint8))
+
+
+def strip(tiles: Sequence[Image.Image]) -> str:
+    """A data URI of tiles, SIDE x SIDE each, in a row with white between them: one file weighs less than many."""
+    joined = Image.new("RGB", (len(tiles) * (SIDE + GAP) - GAP, SIDE), "white")
+    for number, tile in enumerate(tiles):
+        joined.paste(tile, (number * (SIDE + GAP), 0))
+    return _data_uri(joined)
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -5,42 +5,23 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import numpy as np
-
 from neuralood.base import paths
 from neuralood.base.seeding import generator
-from neuralood.base.store import Array, open_store
+from neuralood.base.store import open_store
 from neuralood.config import Params
 from neuralood.data.imagenet.wnids import spoken
-from neuralood.data.rois import ROI_NAMES
 from neuralood.predictions import MODELS
 from neuralood.report import page, words
-from neuralood.report.attention import BOTH_SIDES, Attention, read_attention, spread
-from neuralood.report.charts import (
-    FUSION,
-    INK,
-    LINEAR,
-    Dots,
-    accuracy_chart,
-    curve_chart,
-    gain_chart,
-    inline,
-    roi_chart,
-)
+from neuralood.report.charts import FUSION, LINEAR, Dots, accuracy_chart, curve_chart, gain_chart
+from neuralood.report.figures import Charts, chart_row
 from neuralood.report.outputs import Outputs, SetResult, read_curve
-from neuralood.report.pictures import heat_tile, model_view, open_picture, thumbnail
+from neuralood.report.pictures import open_picture, thumbnail
 from neuralood.report.samples import CATEGORIES, by_category, chosen_samples
 from neuralood.report.words import signed
 from neuralood.statistics import PairedResult, bootstrap_interval
 
-HEMISPHERES = {"lh": "left", "rh": "right"}
-ATTENTION_IMAGES = 4
 MOST_CARDS = 84
 """Sample images on the page, all sets together; the page must stay light."""
-MOST_HEAT = 4.0
-"""Attention, relative to an even spread, that is drawn at full strength at the most."""
-
-Charts = dict[str, str]
 
 
 def headline(outputs: Outputs) -> str:
@@ -94,7 +75,7 @@ def accuracy(outputs: Outputs, params: Params, charts: Charts) -> str:
     return "".join(
         [
             page.text("h2", "Accuracy"),
-            _charts(
+            chart_row(
                 charts,
                 {
                     "accuracy": f"Top-1 accuracy of both models in each set; lines are 95 % Wilson intervals{of_mean}.",
@@ -115,34 +96,6 @@ def wilson(one: SetResult, model: str) -> tuple[float, float]:
     return 100 * min(p, centre - half), 100 * max(p, centre + half)
 
 
-def encoder(outputs: Outputs, params: Params, charts: Charts) -> str:
-    """How well fMRI is predicted: each ROI, hemispheres side by side, and the groups."""
-    scores = outputs.encoder
-    regions = [name for name in ROI_NAMES if any(f"{side}.{name}" in scores["roi"] for side in HEMISPHERES)]
-    captions = {}
-    for side, name in HEMISPHERES.items():
-        charts[f"encoder_{side}"] = roi_chart(regions, *_roi_dots(scores["roi"], side, regions))
-        captions[f"encoder_{side}"] = (
-            f"Encoder{', ridge baseline' if 'ridge' in scores else ''} and noise ceiling in each ROI, "
-            f"{name} hemisphere ({side})."
-        )
-    labels_only = " ROIs of the simulated brain are labels only." if outputs.fmri_simulated else ""
-    threshold = params.fmri.ceiling_threshold
-    about = (
-        f"Trained on {scores['n_train']:,} images, scored on {scores['n_test']:,} that it never saw; "
-        f"{scores['n_vertices']:,} vertices.{labels_only} "
-    )
-    if scores["data"] == "imported":
-        about += f"It was trained elsewhere, on {scores['trained_on']}, and imported: these are its maker's scores. "
-    if "fraction_of_ceiling" in scores:
-        about += f"What needs a ceiling counts vertices whose ceiling is above {threshold:g}."
-    else:
-        about += "No noise ceiling is known for this fMRI: scores that need one are left out."
-    return "".join(
-        [page.text("h2", "Brain encoder"), page.text("p", about), _charts(charts, captions), _group_table(scores)]
-    )
-
-
 def samples(outputs: Outputs) -> str:
     """A few images of each set, first of all some where the models differ."""
     limit = max(2, min(6, MOST_CARDS // max(1, len(outputs.sets))))
@@ -158,36 +111,6 @@ def samples(outputs: Outputs) -> str:
             *(_sample_row(one, limit) for one in outputs.sets),
         ]
     )
-
-
-def attention(outputs: Outputs, params: Params) -> str:
-    """Where ROI queries look on a few images of the first set (val): one row an image, one column a ROI."""
-    title = page.text("h2", "Where the encoder looks")
-    if not outputs.sets:
-        return title + page.text("p", "No set was scored.", cls="note")
-    if outputs.encoder_record["reads"] == "images":
-        about = "The imported encoder maps features of whole images linearly onto fMRI: it has no attention to show."
-        return title + page.text("p", about, cls="note")
-    manifest = outputs.sets[0].manifest
-    files = manifest.image_files()
-    opened = {int(row): open_picture(files[row]) for row in spread(len(manifest), ATTENTION_IMAGES)}
-    pictures = {row: picture for row, picture in opened.items() if picture is not None}
-    rows = list(pictures)
-    if not rows:
-        return title + page.text("p", "The images are not on this machine: no pictures here.", cls="note")
-    looks = read_attention(manifest.set_name, np.array(rows), params.runtime.threads)
-    full = min(MOST_HEAT, max(1.5, float(looks.relative.max())))
-    views = [model_view(picture, looks.crop_pct) for picture in pictures.values()]
-    untrained = (
-        " Of random weights: this is what no training looks like."
-        if outputs.encoder_record["control"] == "untrained"
-        else ""
-    )
-    caption = (
-        f"Attention of each ROI's query over the image patches, images of {manifest.set_name}; one scale for all: "
-        f"grey is at most an even spread, brightest is {full:.1f} times that or more.{untrained}"
-    )
-    return title + page.figure(_tiles(looks, views, full), caption)
 
 
 def training(outputs: Outputs, charts: Charts) -> str:
@@ -208,7 +131,7 @@ def training(outputs: Outputs, charts: Charts) -> str:
         captions["fusion_curve"] = "Fusion, one pair of lines a seed: loss by epoch; the ring is the epoch kept."
     else:
         notes.append(page.text("p", "No training curve of fusion was found.", cls="note"))
-    return page.text("h2", "Training") + _charts(charts, captions) + "".join(notes)
+    return page.text("h2", "Training") + chart_row(charts, captions) + "".join(notes)
 
 
 def provenance(outputs: Outputs, params: Params) -> str:
@@ -235,14 +158,6 @@ def provenance(outputs: Outputs, params: Params) -> str:
             page.terms(made_of, "terms"),
         ]
     )
-
-
-def _charts(charts: Mapping[str, str], captions: Mapping[str, str]) -> str:
-    drawn = (
-        page.figure(inline(charts[name], name, escape(caption, quote=True)), caption)
-        for name, caption in captions.items()
-    )
-    return page.element("div", *drawn, cls="charts")
 
 
 def _mean_interval(outputs: Outputs, params: Params, model: str) -> tuple[float, float]:
@@ -284,35 +199,6 @@ def _extra_table(extras: Mapping[str, Mapping[str, Any]]) -> str:
     return page.text("p", words.EXTRA) + page.table(["set", "also scored by", *MODELS], rows, None)
 
 
-def _roi_dots(roi: Mapping[str, Any], side: str, regions: Sequence[str]) -> tuple[list[Dots], tuple[float, float]]:
-    """The three series of one hemisphere, and axis limits that both hemispheres share."""
-    models = []
-    for name, key, marker, colour in (
-        ("noise ceiling", "noise_ceiling", "|", INK),
-        ("ridge", "ridge", "o", LINEAR),
-        ("encoder", "pearson", "s", FUSION),
-    ):
-        values = [roi.get(f"{side}.{region}", {}).get(key, math.nan) for region in regions]
-        if not all(map(math.isnan, values)):
-            models.append(Dots(name, values, marker, colour, marker != "o"))
-    shown = [scores[key] for scores in roi.values() for key in ("pearson", "ridge", "noise_ceiling") if key in scores]
-    return models, (min([0.0, *shown]) - 0.03, min(1.0, max([0.1, *shown])) + 0.05)
-
-
-def _group_table(scores: Mapping[str, Any]) -> str:
-    rows = []
-    for name, group in {**scores["groups"], "all vertices": scores}.items():
-        row = [name, f"{group['pearson']['median']:.3f}"]
-        row.append(f"{group['ridge']['pearson']['median']:.3f}" if "ridge" in group else "not known")
-        if "fraction_of_ceiling" in scores:
-            known = "fraction_of_ceiling" in group
-            row.append(f"{group['fraction_of_ceiling']:.3f}" if known else "")
-            row.append(f"{group['noise_normalised']['median']:.3f}" if known else "")
-        rows.append(row)
-    head = ["group", "median r", "ridge", "fraction of ceiling", "noise-normalised"][: len(rows[0])]
-    return page.table(head, rows, len(rows) - 1)
-
-
 def _sample_row(one: SetResult, limit: int) -> str:
     categories = by_category(one.predictions)
     counts = ", ".join(f"{name} {len(categories[name])}" for name in CATEGORIES)
@@ -332,21 +218,3 @@ def _card(one: SetResult, row: int, picture: Any) -> str:
     alt = f"Image of {one.name}, true class {spoken(classes[truth])}"
     shown = page.image(thumbnail(picture), alt) if picture else page.text("span", "not on this machine", cls="gone")
     return page.element("div", shown, *lines, cls="card")
-
-
-def _tiles(looks: Attention, views: Sequence[Any], full: float) -> str:
-    labels = [name if name.split(".", 1)[1] in BOTH_SIDES else name.split(".", 1)[1] for name in looks.names]
-    lines = [page.element("tr", *(page.text("th", label) for label in ["image", *labels]))]
-    for number, view in enumerate(views):
-        cells = [page.image(thumbnail(view), f"Image {number + 1}")]
-        for name, relative in zip(looks.names, looks.relative[number], strict=True):
-            alt = f"Where {name} looks on image {number + 1}"
-            cells.append(page.image(heat_tile(view, _heat(relative, full)), alt))
-        lines.append(page.element("tr", *(page.element("td", cell) for cell in cells)))
-    return page.element("div", page.element("table", *lines, cls="tiles"), cls="wide")
-
-
-def _heat(relative: Array, full: float) -> Array:
-    """0 at an even spread or below, 1 at `full` times that."""
-    heat: Array = ((relative - 1) / (full - 1)).clip(0, 1)
-    return heat

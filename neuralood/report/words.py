@@ -20,6 +20,15 @@ VARIANTS = {
 }
 
 
+BASELINES = {
+    "ridge": "ridge",
+    "ridge_gap": "ridge, mean of patches",
+    "factorised": "factorised",
+    "banded_ridge": "banded ridge",
+}
+"""What the baselines of metrics/encoder.json are called."""
+
+
 def signed(value: float, digits: int = 1) -> str:
     """A number with its sign, a true minus, and no -0."""
     text = f"{round(value, digits) + 0.0:+.{digits}f}"
@@ -93,9 +102,11 @@ TERMS = {
     "gain": "Fusion minus linear on the same images, in percentage points. Its interval is a 95 % bootstrap over "
     "source images with the trained models fixed: it does not cover retraining.",
     "mean OOD": "Unweighted mean over the OOD sets that evaluation.ood_mean names.",
-    "r": "Pearson correlation of predicted and measured fMRI over test images that the encoder never saw; of a ROI "
-    "or group, the median over its vertices.",
-    "ridge": "A linear encoder (PCA, then ridge regression) on the same tokens and images.",
+    "r": "Pearson correlation of predicted and measured fMRI over test images that the encoder never saw. Means and "
+    "medians are over vertices; an interval is a 95 % bootstrap over test images.",
+    "ridge": "A linear encoder on the same tokens and images: PCA, then ridge regression, of all patches, of their "
+    "mean, or (banded) with a penalty for each layer. The best ridge is chosen on validation images.",
+    "factorised": "Each vertex reads the tokens by one spatial mask and one vector of features (Klindt et al. 2017).",
     "noise ceiling": "The largest r that a perfect model could reach, given the noise of the measurement.",
     "fraction of ceiling": "Median over vertices of r divided by the noise ceiling.",
     "noise-normalised": "Median over vertices of r|r| over the squared ceiling: the share of explainable variance.",

@@ -5,6 +5,9 @@ from neuralood.base.records import write_text
 from neuralood.config import Params
 from neuralood.report import sections
 from neuralood.report.contact_sheet import contact_sheets
+from neuralood.report.encoder_scores import encoder
+from neuralood.report.figures import Charts
+from neuralood.report.looks import attention
 from neuralood.report.outputs import read_outputs
 from neuralood.report.page import page
 
@@ -12,14 +15,14 @@ from neuralood.report.page import page
 def write_report(params: Params) -> None:
     """Metrics, predictions, models, tokens of val and images -> metrics/report.html and metrics/plots/."""
     outputs = read_outputs(params)
-    charts: sections.Charts = {}
+    charts: Charts = {}
     parts = [
         sections.headline(outputs),
         sections.accuracy(outputs, params, charts),
-        sections.encoder(outputs, params, charts),
+        encoder(outputs, params, charts),
         sections.samples(outputs),
         *([contact_sheets(params)] if params.made else []),
-        sections.attention(outputs, params),
+        attention(outputs, params, charts),
         sections.training(outputs, charts),
         sections.provenance(outputs, params),
     ]

@@ -43,6 +43,7 @@ def provenance(name: str, backbone: FrozenBackbone, settings: Cache, dataset: st
         "kind": "tokens",
         "backbone": name,
         "weights": weights_fingerprint(backbone),
+        "weights_source": backbone.weights_source,
         "preprocessing": _plain(asdict(backbone.preprocessing)),
         "features": backbone.features,
         "layers": list(backbone.layers),

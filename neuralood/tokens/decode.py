@@ -13,7 +13,7 @@ from neuralood.backbone import Preprocessing
 from neuralood.base.device import pins_memory
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
-from neuralood.data.images import read_image
+from neuralood.data.images import from_linear, read_image
 from neuralood.data.manifest import Manifest
 from neuralood.tokens.unfinished import stamp_of
 
@@ -73,7 +73,8 @@ class _Images(Dataset[tuple[int, Tensor | str, Array]]):
     def __getitem__(self, row: int) -> tuple[int, Tensor | str, Array]:
         file = self.manifest.image_file(row)
         try:
-            return row, self.transform(read_image(file)), stamp_of(file)
+            image = from_linear(read_image(file)) if self.manifest.linear else read_image(file)
+            return row, self.transform(image), stamp_of(file)
         except UserError as error:
             return row, str(error), np.zeros(2, np.int64)
 

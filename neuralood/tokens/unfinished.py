@@ -29,7 +29,7 @@ from neuralood.base.writing import ArraySpec, create_store, require_space, write
 from neuralood.data.containers import stamp
 from neuralood.data.manifest import Manifest
 
-MAY_DIFFER = ("dataset", "versions")
+MAY_DIFFER = ("dataset", "versions", "weights_source")
 """Attributes in which an unfinished store may differ from the one that is wanted now."""
 
 LABEL, IMAGE_ID = "label", "image_id"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from neuralood.base.errors import UserError
 from neuralood.data.arrays import read_npy
 from neuralood.data.rois import ROI_FAMILIES
-from neuralood.data.subject import FSAVERAGE_VERTICES, HEMISPHERES, TEST, TRAIN
+from neuralood.data.subject import FSAVERAGE_VERTICES, HEMISPHERES, TEST, TRAIN, keep_rois
 
 TEST_FMRI = "test_split/test_fmri/{}_test_fmri.npy"
 
@@ -42,6 +42,8 @@ class Subject:
     """lh and rh of the training images and, where they are at hand, lh and rh of the test images."""
     fmri: tuple[Array, ...]
     """Of each of these files its images by the vertices of its hemisphere, mapped."""
+    kept: npt.NDArray[np.int64]
+    """Columns of both hemispheres' files, lh first, that are the vertices, V."""
     hemi: npt.NDArray[np.int8]
     """0 left, 1 right, V."""
     roi_names: tuple[str, ...]
@@ -69,14 +71,14 @@ class Subject:
         """fMRI as float32 in blocks of up to `rows` images: index of the first, and B V values."""
         for start in range(0, self.n_images, rows):
             sides = [_rows(self.fmri[hemi::2], start, start + rows) for hemi in (0, 1)]
-            yield start, np.concatenate(sides, axis=1, dtype=np.float32, casting="same_kind")
+            yield start, np.concatenate(sides, axis=1, dtype=np.float32, casting="same_kind")[:, self.kept]
 
 
 def read_subject(folder: Path) -> Subject:
     """Read all but the fMRI's values, which stay on disk.
 
     Raises UserError where a file of the layout is missing or damaged, or where files contradict each other;
-    `check_finite` looks at the values.
+    `without_dead_vertices` looks at the values.
     """
     files = _required_files(folder)
     test_files = _optional_pair(folder, TEST_FMRI)
@@ -91,6 +93,7 @@ def read_subject(folder: Path) -> Subject:
         files=(*files, *test_files, *ceiling_files, *place_files),
         fmri_files=fmri_files,
         fmri=fmri,
+        kept=np.arange(sum(widths)),
         hemi=np.repeat(np.arange(2, dtype=np.int8), widths),
         roi_names=roi_names,
         roi=roi,
@@ -100,24 +103,37 @@ def read_subject(folder: Path) -> Subject:
     )
 
 
-def check_finite(subject: Subject) -> None:
-    """Raise UserError, a line a file, where fMRI has NaN or infinite values; reads all of it, in blocks."""
-    problems = []
-    for file, values in zip(subject.fmri_files, subject.fmri, strict=True):
-        bad_rows, bad_columns = 0, np.zeros(values.shape[1], bool)
-        rows = block_rows(values.shape[1])
-        for start in range(0, len(values), rows):
-            bad = ~np.isfinite(values[start : start + rows])
-            bad_rows += int(bad.any(axis=1).sum())
-            bad_columns |= bad.any(axis=0)
-        if bad_rows:
-            problems.append(
-                f"{file} has NaN or infinite values in {bad_rows} of {len(values)} rows and "
-                f"{bad_columns.sum()} of {len(bad_columns)} vertices: download it again, or remove these "
-                "vertices from it and its masks"
-            )
-    if problems:
-        raise UserError("\n".join(problems))
+def without_dead_vertices(subject: Subject) -> Subject:
+    """The subject without vertices that are not finite, or do not vary, over its images; reads all fMRI, in blocks.
+
+    Its provenance says what was left out. Raises UserError where a row (image) of a file has no finite value, and where
+    no vertex of a hemisphere is left.
+    """
+    spans = [_spans(file, values) for file, values in zip(subject.fmri_files, subject.fmri, strict=True)]
+    sides = []
+    for hemi, file in enumerate(subject.fmri_files[:2]):
+        lows, highs = zip(*spans[hemi::2], strict=True)
+        sides.append(varies(np.min(lows, axis=0), np.max(highs, axis=0)))
+        if not sides[-1].any():
+            raise UserError(f"{file}: no vertex is finite and varies over the images; download it again")
+    usable = np.concatenate(sides)
+    names, roi, left_out = keep_rois(subject.roi_names, subject.roi, usable)
+    return replace(
+        subject,
+        kept=subject.kept[usable],
+        hemi=subject.hemi[usable],
+        roi_names=names,
+        roi=roi,
+        ceiling=None if subject.ceiling is None else subject.ceiling[usable],
+        fsaverage_vertex=None if subject.fsaverage_vertex is None else subject.fsaverage_vertex[usable],
+        provenance=left_out,
+    )
+
+
+def varies(low: Array, high: Array) -> npt.NDArray[np.bool_]:
+    """Which vertices are finite and vary, V, by their lowest and highest values, which are NaN where any value is."""
+    usable: npt.NDArray[np.bool_] = np.isfinite(low) & np.isfinite(high) & (low < high)
+    return usable
 
 
 def has_test_fmri(folder: Path) -> bool:
@@ -142,6 +158,23 @@ def shape_problem(folder: Path, shapes: Mapping[str, list[int]]) -> str | None:
 def block_rows(n_vertices: int) -> int:
     """Rows of float32 fMRI that make up one block."""
     return max(1, BLOCK_BYTES // (4 * max(n_vertices, 1)))
+
+
+def _spans(file: Path, values: Array) -> tuple[Array, Array]:
+    """The lowest and the highest value of each vertex, V, NaN where any is. Raises UserError for rows of NaN."""
+    lows, highs, empty = [], [], []
+    rows = block_rows(values.shape[1])
+    for start in range(0, len(values), rows):
+        block = values[start : start + rows]
+        lows.append(block.min(axis=0))
+        highs.append(block.max(axis=0))
+        empty += (start + np.flatnonzero(~np.isfinite(block).any(axis=1))).tolist()
+    if empty:
+        raise UserError(
+            f"{file} has no finite value in {len(empty)} of {len(values)} rows, first in row {empty[0]} (counted from "
+            "0): download it again"
+        )
+    return np.min(lows, axis=0), np.max(highs, axis=0)
 
 
 def _fmri_name(hemisphere: str) -> str:

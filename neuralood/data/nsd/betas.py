@@ -22,6 +22,9 @@ from neuralood.data.subject import HEMISPHERES
 VERSION = "betas_fithrf_GLMdenoise_RR"
 """The third and best of NSD's three kinds of betas."""
 
+SYNTHETIC = "nsdsyntheticbetas_fithrf_GLMdenoise_RR"
+"""The same kind of the one session of NSD-synthetic."""
+
 UNITS_PER_PERCENT = 300
 """What int16 betas of volumes are to be divided by; .mgh files are not."""
 
@@ -40,9 +43,9 @@ class Session:
     trials: int
 
 
-def betas_folder(subject: str, space: str) -> str:
+def betas_folder(subject: str, space: str, version: str = VERSION) -> str:
     """Where the betas lie below NSD's folder."""
-    return f"nsddata_betas/ppdata/{subject}/{space}/{VERSION}"
+    return f"nsddata_betas/ppdata/{subject}/{space}/{version}"
 
 
 def find_sessions(folder: Path, vertices: Vertices) -> tuple[Session, ...]:
@@ -59,12 +62,25 @@ def find_sessions(folder: Path, vertices: Vertices) -> tuple[Session, ...]:
     if not there:
         wanted = "lh.betas_session01.mgh" if vertices.is_surface else "betas_session01.hdf5 or .nii.gz"
         raise UserError(f"{folder} has no betas such as {wanted}: download them, or choose another fmri.space")
-    files = [_session_files(folder, number, vertices.is_surface) for number in range(1, max(there) + 1)]
+    names = [f"betas_session{number:02d}" for number in range(1, max(there) + 1)]
+    files = [_session_files(folder, name, vertices.is_surface) for name in names]
     missing = [file for session in files for file in session if not file.exists()]
     if missing:
         shown = ", ".join(file.name for file in missing[:5])
         raise UserError(f"{folder} has betas up to session {max(there)}, but {shown} is missing: download it")
     return tuple(_session(number, session, vertices) for number, session in enumerate(files, start=1))
+
+
+def synthetic_session(folder: Path, vertices: Vertices) -> Session:
+    """The one session of NSD-synthetic in a folder of betas; reads headers only.
+
+    Raises UserError where it is missing, or a file is of another shape or type.
+    """
+    files = _session_files(folder, "betas_nsdsynthetic", vertices.is_surface)
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file} is missing: download NSD's {SYNTHETIC} in fmri.space")
+    return _session(1, files, vertices)
 
 
 def read_session(session: Session, vertices: Vertices) -> npt.NDArray[np.float32]:
@@ -87,9 +103,8 @@ def _session_numbers(folder: Path, is_surface: bool) -> set[int]:
     return {int(match[1]) for match in matches if match}
 
 
-def _session_files(folder: Path, number: int, is_surface: bool) -> tuple[Path, ...]:
+def _session_files(folder: Path, name: str, is_surface: bool) -> tuple[Path, ...]:
     """A session's files, there or not: .hdf5 rather than .nii.gz, which has to be unpacked from its start."""
-    name = f"betas_session{number:02d}"
     if is_surface:
         return tuple(folder / f"{hemisphere}.{name}.mgh" for hemisphere in HEMISPHERES)
     packed = folder / f"{name}.nii.gz"

@@ -31,7 +31,7 @@ def list_images(request: Request) -> Listing:
         )
     if request.entry.subject is None:
         raise UserError(f"{request.key.removesuffix('path')}subject: missing; say whose images, such as subj01")
-    _check_stimuli(request.folder / STIMULUS_FILE)
+    require_brick(request.folder / STIMULUS_FILE, STIMULUS_SHAPE)
     size = int(np.prod(STIMULUS_SHAPE[1:]))
     ids = read_trials(request.folder, request.entry.subject).images
     listed = [f"{STIMULUS_FILE}{SEPARATOR}{number}" for number in ids.tolist()]
@@ -49,7 +49,8 @@ def image_ids(images: Manifest) -> Ids:
     return np.array(ids, np.int64)
 
 
-def _check_stimuli(file: Path) -> None:
+def require_brick(file: Path, shape: tuple[int, ...]) -> None:
+    """Raise UserError where a file of stimuli has no imgBrick of 8-bit pixels in this shape."""
     require_content(file)
     try:
         with h5py.File(file) as opened:
@@ -57,6 +58,6 @@ def _check_stimuli(file: Path) -> None:
             found = (stimuli.shape, stimuli.dtype) if isinstance(stimuli, h5py.Dataset) else None
     except OSError as error:
         raise UserError(f"{file} is no HDF5 file, or was cut short ({error}): download it again") from None
-    if found != (STIMULUS_SHAPE, np.uint8):
+    if found != (shape, np.uint8):
         has = "no such dataset" if found is None else f"{found[1]} of shape {found[0]}"
-        raise UserError(f"{file}: {DATASET} must be uint8 of shape {STIMULUS_SHAPE}, found {has}; download NSD's own")
+        raise UserError(f"{file}: {DATASET} must be uint8 of shape {shape}, found {has}; download NSD's own")

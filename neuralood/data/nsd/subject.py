@@ -14,7 +14,7 @@ from neuralood.base.errors import UserError
 from neuralood.data.nsd.betas import VERSION, Session, betas_folder, find_sessions, read_session
 from neuralood.data.nsd.space import Rois, Vertices, find_vertices, ncsnr_files, read_ncsnr, read_rois
 from neuralood.data.nsd.trials import Ids, Trials, read_trials, shared_images, subject_number
-from neuralood.data.subject import TEST, TRAIN, UNMEASURED
+from neuralood.data.subject import TEST, TRAIN, UNMEASURED, keep_rois
 
 COLUMNS = 1024
 """Vertices that are z-scored at a time, in float64."""
@@ -116,7 +116,7 @@ def read_subject(found: NsdFiles, images: Ids) -> NsdSubject:
     """Read every session: `images` are the ids of the rows, I. The sum over trials and one session are in memory.
 
     Vertices that are not finite, or do not vary, in any session are left out. Raises UserError where none is left,
-    where the betas are damaged, or where an image was never shown to the subject.
+    where a trial has no finite value, where the betas are damaged, or where an image was never shown to the subject.
     """
     vertices = found.vertices
     rows = _rows_of(found.trials, images)
@@ -125,6 +125,7 @@ def read_subject(found: NsdFiles, images: Ids) -> NsdSubject:
     varies = np.ones(len(vertices.index), bool)
     for session in track(found.sessions, "reading sessions", len(found.sessions)):
         values = read_session(session, vertices)
+        _require_values(session, values)
         varies &= standardise(values)
         for row, trial in zip(rows[found.trials.session == session.number].tolist(), values, strict=True):
             if row >= 0:
@@ -133,8 +134,7 @@ def read_subject(found: NsdFiles, images: Ids) -> NsdSubject:
     kept = np.flatnonzero(varies)
     if not len(kept):
         raise UserError(f"{found.folder}: no vertex varies in every session; download the betas again")
-    members = found.rois.members[:, kept]
-    present = np.flatnonzero(members.any(axis=1))
+    roi_names, roi, left_out = keep_rois(found.rois.names, found.rois.members, varies)
     split = _given_split(images, counts, found.shared)
     place = vertices.index[kept]
     return NsdSubject(
@@ -142,8 +142,8 @@ def read_subject(found: NsdFiles, images: Ids) -> NsdSubject:
         counts=counts,
         kept=kept,
         hemi=vertices.hemi[kept],
-        roi_names=tuple(found.rois.names[row] for row in present),
-        roi=members[present],
+        roi_names=roi_names,
+        roi=roi,
         ceiling=_ceiling(found, counts[split == TEST])[kept] if found.ncsnr else None,
         fsaverage_vertex=place if vertices.is_surface else None,
         voxel=None if vertices.is_surface else place,
@@ -153,7 +153,7 @@ def read_subject(found: NsdFiles, images: Ids) -> NsdSubject:
             "sessions": len(found.sessions),
             "trials": int(counts.sum()),
             "grid": list(vertices.grid),
-            "vertices_left_out": int((~varies).sum()),
+            **left_out,
             "repetitions": {
                 "test": _repetitions(counts[split == TEST]),
                 "others": _repetitions(counts[split == TRAIN]),
@@ -210,6 +210,15 @@ def _require_trials(sessions: tuple[Session, ...], trials: Trials) -> None:
             raise UserError(
                 f"{session.files[0]} has {session.trials} trials, {trials.files[0]} has {expected} in session "
                 f"{session.number}: they are of other subjects or copies; download both again"
+            )
+
+
+def _require_values(session: Session, values: npt.NDArray[np.float32]) -> None:
+    """Raise UserError where a trial has no finite value: it would take all vertices with it."""
+    for trial, of_trial in enumerate(values):
+        if not np.isfinite(of_trial).any():
+            raise UserError(
+                f"{session.files[0]} has no finite value in trial {trial} (counted from 0): download it again"
             )
 
 

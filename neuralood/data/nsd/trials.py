@@ -20,6 +20,7 @@ Ids = npt.NDArray[np.int64]
 
 RESPONSES = "nsddata/ppdata/{}/behav/responses.tsv"
 DESIGN = "nsddata/experiments/nsd/nsd_expdesign.mat"
+DESIGN_VARIABLES = ("masterordering", "subjectim", "sharedix")
 STIMULUS_TABLE = "nsddata/experiments/nsd/nsd_stim_info_merged.csv"
 
 STIMULI = 73_000
@@ -102,7 +103,7 @@ def shared_images(folder: Path, subject: str) -> tuple[Ids, tuple[str, ...]]:
 
 
 def _compare_with_design(file: Path, number: int, image: Ids) -> None:
-    design = _read_design(file)
+    design = read_design(file, DESIGN_VARIABLES)
     ordering, own = design["masterordering"], design["subjectim"][number - 1]
     if len(image) > len(ordering):
         raise UserError(f"{file} orders {len(ordering)} trials, responses.tsv has {len(image)}: download both again")
@@ -116,19 +117,21 @@ def _compare_with_design(file: Path, number: int, image: Ids) -> None:
 
 
 def _shared_in_design(file: Path, number: int) -> Ids:
-    design = _read_design(file)
+    design = read_design(file, DESIGN_VARIABLES)
     shared = np.sort(design["sharedix"])
     if not np.array_equal(shared, np.sort(design["subjectim"][number - 1, : len(shared)])):
         raise UserError(f"{file}: sharedix are not the first columns of subjectim; download it again")
     return shared - 1
 
 
-def _read_design(file: Path) -> dict[str, Ids]:
-    """masterordering (T), subjectim (8 I) and sharedix, as int64: MATLAB's own types may be unsigned or float."""
+def read_design(file: Path, wanted: tuple[str, ...]) -> dict[str, Ids]:
+    """Variables such as masterordering (T), subjectim (8 I) and sharedix, as int64: MATLAB's may be unsigned or float.
+
+    Raises UserError where the file cannot be read or lacks one.
+    """
     from scipy.io import loadmat, matlab  # here: no other stage is to wait for it
 
     require_content(file)
-    wanted = ("masterordering", "subjectim", "sharedix")
     try:
         content = loadmat(file, variable_names=wanted)
         design = {name: np.asarray(content[name]).astype(np.int64) for name in wanted}
