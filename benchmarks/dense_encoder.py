@@ -117,7 +117,9 @@ def plain_sine_positions(rows: int, columns: int, width: int) -> Tensor:
 def as_roi_encoder(reference: DenseEncoder) -> RoiEncoder:
     """Our encoder that computes what `reference` does: the weight row of a vertex goes to all its pairs."""
     sizes = reference.sizes
-    model = RoiEncoder(reference.membership, token_width=sizes["width"], dropout=reference.dropout, **sizes)
+    model = RoiEncoder(
+        reference.membership, token_width=sizes["width"], dropout=reference.dropout, start="zeros", **sizes
+    )
     model.position.copy_(reference.position)
     model.queries.copy_(reference.queries)
     for ours, theirs in zip(model.layers, reference.layers, strict=True):

@@ -32,7 +32,9 @@ MEMBERSHIP = query_membership(ROI, HEMI)
 
 def make_encoder(depth=2, membership=MEMBERSHIP, **changes):
     sizes = {"grid": GRID, "token_width": TOKEN_WIDTH, "width": WIDTH, "heads": HEADS, "dropout": 0.0}
-    model = RoiEncoder(membership, depth=depth, **{**sizes, "positions": "learned", **changes}).eval()
+    model = RoiEncoder(
+        membership, depth=depth, **{**sizes, "positions": "learned", "start": "queries", **changes}
+    ).eval()
     kept = model.membership.clone()
     randomise(model)
     assert torch.equal(model.membership, kept)
@@ -87,14 +89,15 @@ def reference(model, patches):
     queries, fmri, looks = weights["queries"], [], []
     for image in patches.double().numpy():
         tokens = (image - weights["token_mean"]) / weights["token_sd"]
-        targets = np.zeros_like(queries)
+        zeros = np.zeros_like(queries)
+        targets, added = (zeros, queries) if model.sizes["start"] == "zeros" else (queries, zeros)
         for layer in range(depth):
             name = f"layers.{layer}"
             if layer > 0:
                 normed = norm(targets, weights, f"{name}.self_norm")
-                asked = normed + queries
+                asked = normed + added
                 targets = targets + attend(asked, asked, normed, weights, f"{name}.self_attention", heads)[0]
-            asked = norm(targets, weights, f"{name}.cross_norm") + queries
+            asked = norm(targets, weights, f"{name}.cross_norm") + added
             keys = tokens + weights["position"]
             attended, where = attend(asked, keys, tokens, weights, f"{name}.cross_attention", heads)
             targets = targets + attended
@@ -112,10 +115,11 @@ def reference(model, patches):
     return np.stack(fmri), np.stack(looks)
 
 
+@pytest.mark.parametrize("start", ["queries", "zeros"])
 @pytest.mark.parametrize("positions", ["learned", "sine"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_forward_is_the_equations(patches, depth, positions):
-    model = make_encoder(depth, positions=positions)
+def test_forward_is_the_equations(patches, depth, positions, start):
+    model = make_encoder(depth, positions=positions, start=start)
     expected, _ = reference(model, patches)
     np.testing.assert_allclose(model(patches).detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
@@ -246,7 +250,7 @@ def test_full_size_shapes(positions):
     membership = query_membership(roi, hemi)
     with torch.device("meta"):
         sizes = {"grid": (31, 31), "token_width": 768, "width": 768, "depth": 2, "heads": 16, "dropout": 0.1}
-        model = RoiEncoder(membership, **sizes, positions=positions)
+        model = RoiEncoder(membership, **sizes, positions=positions, start="zeros")
     model = model.to("meta")
     assert model(torch.empty(4, 961, 768, device="meta")).shape == (4, 39_548)
     assert model.roi_tokens(torch.empty(4, 961, 768, device="meta")).shape == (4, 50, 768)

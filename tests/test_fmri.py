@@ -1,5 +1,6 @@
 """Measured fMRI from its record to its store, and which vertices a choice of ROIs means."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,9 +206,11 @@ def test_what_is_left_out_is_kept_with_the_store_and_told(params: Params, capsys
 def test_store_of_another_kind(root: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         read_measured()
-    write_store(paths.MEASURED, {"fmri": np.zeros((2, 2), np.float32)}, {"kind": "predicted fMRI"}, 2)
-    with pytest.raises(UserError, match="is no measured fMRI"):
-        read_measured()
+    for attributes in ({"kind": "predicted fMRI"}, {"kind": "measured fMRI", "roi_names": []}):
+        shutil.rmtree(paths.MEASURED, ignore_errors=True)
+        write_store(paths.MEASURED, {"fmri": np.zeros((2, 2), np.float32)}, attributes, 2)
+        with pytest.raises(UserError, match="is no measured fMRI"):
+            read_measured()
 
 
 @given(st.integers(20, 500), st.floats(0.1, 0.4), st.floats(0.1, 0.4), st.integers(0, 5))

@@ -255,6 +255,7 @@ def store_measured(vertices=20, subject="subj01"):
     arrays["roi"] = np.stack([hemi == 0, hemi == 1])
     attributes = {"kind": "measured fMRI", "source": "algonauts2023", "subject": subject, "space": "fsaverage"}
     attributes |= {"simulated": False, "roi_names": ["lh.V1v", "rh.EBA"], "dataset": "", "fmri": ""}
+    attributes |= {"vertices_left_out": 0, "rois_left_out": []}
     write_store(paths.MEASURED, arrays, attributes, chunk=30)
 
 

@@ -167,3 +167,15 @@ def test_the_ceilings_threshold_is_that_of_params(scores):
     changed = replace(params, fmri=replace(params.fmri, ceiling_threshold=0.33))
     outputs = SimpleNamespace(encoder=scores, encoder_ood={}, encoder_record={}, fmri_simulated=True)
     assert "ceiling is above 0.33" in encoder(outputs, changed, {})
+
+
+def test_vertices_left_out_are_told_and_so_are_rois_that_this_empties(scores):
+    assert "left out" not in page_of(scores | {"vertices_left_out": 0, "rois_left_out": []})[0]
+    assert (
+        "1,204 others are left out: their fMRI is not finite or does not vary."
+        in page_of(scores | {"vertices_left_out": 1204, "rois_left_out": []})[0]
+    )
+    assert (
+        "no vertex of lh.mTL-words, rh.OWFA."
+        in page_of(scores | {"vertices_left_out": 3, "rois_left_out": ["lh.mTL-words", "rh.OWFA"]})[0]
+    )

@@ -160,7 +160,7 @@ def read_measured() -> Measured:
     """Open the store; fMRI stays on disk. Raises UserError where it is missing, incomplete or another."""
     store = open_store(paths.MEASURED)
     attributes = store.attributes
-    if attributes.get("kind") != KIND:
+    if attributes.get("kind") != KIND or "rois_left_out" not in attributes:  # which earlier versions did not write
         raise UserError(f"{store.path} is no {KIND}: delete it and run `dvc repro`, which makes it again")
     return Measured(
         fmri=store["fmri"],

@@ -78,6 +78,12 @@ def _about(outputs: Outputs, params: Params) -> str:
         f"Trained on {scores['n_train']:,} images, scored on {scores['n_test']:,} that it never saw; "
         f"{scores['n_vertices']:,} vertices."
     ]
+    if scores.get("vertices_left_out"):
+        emptied = ", ".join(scores["rois_left_out"])
+        sentences.append(
+            f"{scores['vertices_left_out']:,} others are left out: their fMRI is not finite or does not vary"
+            + (f", which leaves no vertex of {emptied}." if emptied else ".")
+        )
     if outputs.fmri_simulated:
         sentences.append("ROIs of the simulated brain are labels only.")
     if scores["data"] == "imported":

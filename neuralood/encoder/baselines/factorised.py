@@ -1,5 +1,6 @@
 """Where times what: each vertex reads one spatial mask and one feature vector (Klindt et al. 2017, NeurIPS 30)."""
 
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -83,10 +84,13 @@ def factorised_predictions(
         read = read_batches(arrays, validation, batch_size, load)
         return sum(float(loss_of(batch)) * len(rows) for rows, batch in read) / len(validation)
 
-    rng, chosen = generator(seed, "factorised batches"), settings.factorised
-    epochs = training_epochs(arrays, train, settings.shuffle_buffer, batch_size, load, rng)
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostPatches, Tensor]]]]:
+        rng = generator(seed, "factorised batches")
+        return training_epochs(arrays, train, settings.shuffle_buffer, batch_size, load, rng, steps)
+
+    chosen = settings.factorised
     schedule = Schedule(chosen.epochs, batch_size, chosen.lr, chosen.weight_decay)
-    fit(model, len(train), epochs, loss_of, validate, schedule, "factorised baseline")
+    fit(model, len(train), epochs_after, loss_of, validate, schedule, "factorised baseline")
     with torch.inference_mode():
         read = read_batches(arrays, wanted, batch_size, load)
         return torch.cat([model(patches.on(device)).cpu() for _, (patches, _) in read]).numpy()
