@@ -46,7 +46,7 @@ def disk_need(sets: Iterable[SetSize], others: Iterable[StoreSize]) -> Need:
 
 
 def measured_size(params: Params, sets: Iterable[SetSize], vertices: int | None) -> StoreSize:
-    """Bytes of data/fmri/measured.zarr: float32, a row an image of nsd; none where the encoder is imported."""
+    """Bytes of data/fmri/measured/first.zarr: float32, a row an image of nsd; none where the encoder is imported."""
     if params.fmri.source == "imported":
         return StoreSize(0, 0)
     images = next(one.images.count for one in sets if one.role == "fmri")
