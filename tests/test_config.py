@@ -207,7 +207,7 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
     [
         ({"sets.val": DELETE}, r"sets\.val: missing; the set named val has role val"),
         ({"sets.val.role": "ood"}, r"sets\.val\.role: must be val for a set named val, got ood"),
-        ({"sets.edges.role": "train"}, r"sets\.edges\.role: must be ood or fmri_ood for a set named edges, got train"),
+        ({"sets.edges.role": "train"}, r"sets\.edges\.role: must be ood or fmri_ood or fmri_more for a set named edges, got train"),
         ({"sets.train.class_map": {"a": [0]}}, r"sets\.train\.class_map: only val and ood sets have one"),
         ({"sets.val.class_map": {"a": []}}, r"sets\.val\.class_map\.a: wants at least one index"),
         ({"sets.val.class_map": {"a": [0, -1]}}, r"sets\.val\.class_map\.a: wants .*none below 0"),
