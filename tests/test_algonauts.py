@@ -58,6 +58,15 @@ def test_ceiling_and_places_are_optional(folder: Path, tmp_path: Path) -> None:
     assert bare.fsaverage_vertex is None
 
 
+def test_a_vertex_without_a_ceiling_has_a_ceiling_of_0(folder: Path) -> None:
+    file = folder / CEILING.format("lh")
+    save(file, np.where(np.arange(LH) == 3, np.nan, np.load(file)))
+    ceiling = read_subject(folder).ceiling
+    assert ceiling is not None
+    assert ceiling[3] == 0
+    assert ceiling[LH - 1] == pytest.approx(0.9)
+
+
 def test_missing_files_are_all_named(folder: Path, tmp_path: Path) -> None:
     (folder / BODIES).unlink()
     (folder / FMRI.format("lh")).unlink()

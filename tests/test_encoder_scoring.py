@@ -91,6 +91,8 @@ def subject(ceiling=True):
         simulated=True,
         dataset="images",
         fingerprint="fmri",
+        vertices_left_out=0,
+        rois_left_out=(),
     )
 
 

@@ -35,6 +35,7 @@ from neuralood.data.manifest import read_manifest, write_manifest
 from neuralood.data.nsd.betas import SYNTHETIC
 from neuralood.data.nsd.synthetic import COLOUR_STIMULI, DESIGN, STIMULI, pooled_ncsnr, read_order, read_synthetic
 from neuralood.generalisation import ood_fmri
+from neuralood.tokens.decode import _Images
 
 REPETITIONS = np.repeat([2, 4, 8, 10], [236, 32, 8, 8])
 """How often NSD-synthetic shows its images, in some order."""
@@ -295,3 +296,21 @@ def test_images_of_nobody_are_refused(root: Path, planned: Plan) -> None:
     entry = replace(params.files["synthetic"], subject=None)
     with pytest.raises(UserError, match=r"files\.synthetic\.subject: missing"):
         index_set("synthetic", replace(params, files={**params.files, "synthetic": entry}))
+
+
+class AsTheyAre:
+    """A network that takes pictures as they are decoded."""
+
+    @property
+    def preprocessing(self) -> "AsTheyAre":
+        return self
+
+    def transform(self, **_: object):
+        return np.asarray
+
+
+def test_the_network_sees_the_root_of_linear_pixels(root: Path, planned: Plan) -> None:
+    write_synthetic_stimuli(root, planned.name)
+    manifest = index_set("synthetic", synthetic_params(root, planned))
+    for linear, seen in ((True, 57), (False, 13)):  # 255 sqrt(13 / 255) = 57.6
+        assert np.unique(_Images(replace(manifest, linear=linear), AsTheyAre())[3][1]).tolist() == [seen]

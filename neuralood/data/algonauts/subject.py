@@ -283,8 +283,10 @@ def _joined(read: Any, folder: Path, names: tuple[str, ...], widths: tuple[int, 
 
 
 def _read_ceiling(file: Path, length: int) -> npt.NDArray[np.float32]:
-    """The root of the explainable fraction of variance, which is the ceiling of r."""
+    """The root of the explainable fraction of variance, which is the ceiling of r; 0 where it is NaN."""
     fraction = _read_vector(file, length)
+    if not np.isnan(fraction).all():
+        fraction = np.where(np.isnan(fraction), 0, fraction)  # as a vertex without a signal has it
     if not ((fraction >= 0) & (fraction <= 1)).all():  # so that NaN is refused as well
         low, high = fraction.min(), fraction.max()
         hint = "; these look like percent: divide by 100" if low >= 0 and 1 < high <= 100 else ": replace it"
