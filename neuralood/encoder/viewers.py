@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuralood.base import paths
+from neuralood.base import console, paths
 from neuralood.base.errors import UserError
 from neuralood.base.seeding import derived_seed
 from neuralood.base.store import Array, Store, open_store, require_same
@@ -60,6 +60,8 @@ def _further_viewer(name: str, set_name: str, first: Viewer) -> Viewer:
             f"encoder.more_subjects.{name}: of {len(images)} images {len(train)} are left to train on, as fMRI is "
             "missing or the first subject is tested on them; remove the entry"
         )
+    kind = "simulated fMRI" if measured.simulated else "fMRI"
+    console.note(f"the trunk learns from {kind} of {name} as well: {len(train):,} of {len(images):,} images")
     fmri = np.array(measured.fmri[:], np.float32)
     return Viewer(set_name, tokens, measured, fmri, train, np.empty(0, np.int64), (name,))
 
