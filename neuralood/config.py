@@ -32,7 +32,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-Role = Literal["fmri", "fmri_ood", "train", "val", "ood"]
+Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood"]
+FMRI_ROLES = ("fmri", "fmri_ood", "fmri_more")
+"""Roles of images with measured fMRI, which have no labels."""
 Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
 HighRois = Literal["shape", "texture", "noise"]
 Control = Literal["none", "shuffled", "untrained", "features"]
@@ -213,6 +215,16 @@ class Fmri:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FurtherSubject:
+    """One entry of `encoder.more_subjects`: another person, of the same source and space, to train on as well."""
+
+    images: Name
+    """What this subject saw: a set of role fmri_more."""
+    path: str | None = None
+    """As that of fmri.files; none for a simulated subject."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Factorised:
     """Training of the factorised baseline."""
 
@@ -237,6 +249,7 @@ class Encoder:
     shuffle_buffer: Positive
     lr: PositiveFloat
     weight_decay: NonNegative
+    more_subjects: dict[Name, FurtherSubject]
     ridge_components: Positive
     banded_samples: Positive
     factorised: Factorised
@@ -383,6 +396,7 @@ def _set_problems(params: Params) -> list[str]:
         *_overlap_problems(params),
         *_fmri_problems(params),
         *_fmri_ood_problems(params),
+        *_more_problems(params),
     ]
 
 
@@ -395,7 +409,7 @@ def _role_problems(params: Params) -> list[str]:
         if name not in params.sets:
             problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
     for name, image_set in params.sets.items():
-        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, ("ood", "fmri_ood"))
+        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, ("ood", "fmri_ood", "fmri_more"))
         if image_set.role not in expected:
             roles = " or ".join(expected)
             problems.append(f"sets.{name}.role: must be {roles} for a set named {name}, got {image_set.role}")
@@ -425,7 +439,7 @@ def _source_problems(params: Params) -> list[str]:
     for name, made in params.made.items():
         if made.source not in params.files and made.source not in params.rendered:
             problems.append(f"made.{name}.source: {made.source} is no set of files or rendered")
-        elif _role(params, made.source) in ("fmri", "fmri_ood"):
+        elif _role(params, made.source) in FMRI_ROLES:
             problems.append(f"made.{name}.source: {made.source} has no labels")
         problems += _transform_problems(name, made)
     for name, rendered in params.rendered.items():
@@ -439,7 +453,7 @@ def _role(params: Params, name: str) -> str | None:
 
 
 def _rendered_problems(params: Params, name: str, rendered: RenderedSet) -> Iterator[str]:
-    fallback = "nsd_test" if _role(params, name) == "fmri_ood" else "test"
+    fallback = {"fmri_ood": "nsd_test", "fmri_more": "nsd"}.get(_role(params, name) or "", "test")
     kind = {"nsd": "nsd", "train": "train"}.get(name, fallback)
     if rendered.scenes != kind:
         yield f"rendered.{name}.scenes: must be {kind} for this set, got {rendered.scenes}"
@@ -462,7 +476,7 @@ def _format_problems(params: Params) -> list[str]:
     """Options of an entry of `files` that its format does not know, or wants."""
     problems = []
     for name, files in params.files.items():
-        if (files.format in MEASURED_FORMATS) != (name == "nsd"):
+        if (files.format in MEASURED_FORMATS) != (name == "nsd" or _role(params, name) == "fmri_more"):
             problems.append(
                 f"files.{name}.format: {' and '.join(MEASURED_FORMATS)} are for nsd, all others for labelled sets"
             )
@@ -474,7 +488,8 @@ def _format_problems(params: Params) -> list[str]:
         ):
             if value is not None and files.format not in owners:
                 problems.append(f"files.{name}.{option}: only format {' or '.join(owners)} has it, not {files.format}")
-        if files.format in SUBJECT_FORMATS and files.subject != params.fmri.subject:
+        seen_by_first = _role(params, name) != "fmri_more"
+        if files.format in SUBJECT_FORMATS and seen_by_first and files.subject != params.fmri.subject:
             problems.append(f"files.{name}.subject: must be fmri.subject, {params.fmri.subject}, got {files.subject}")
         if files.format == "imagenet_flat" and files.labels is None:
             problems.append(f"files.{name}.labels: missing; a flat val has its labels in Kaggle's CSV or the devkit")
@@ -491,7 +506,8 @@ def _overlap_problems(params: Params) -> list[str]:
     for index, (name, files) in enumerate(entries):
         for other, more in entries[index + 1 :]:
             splits = {name, other} == {"train", "val"} and files.format == more.format in SPLIT_FORMATS
-            of_nsd = {files.format, more.format} == set(SUBJECT_FORMATS)
+            of_nsd = {files.format, more.format} <= set(SUBJECT_FORMATS)
+            of_nsd &= (files.format, files.subject) != (more.format, more.subject)
             if Path(files.path) != Path(more.path) or splits or of_nsd:
                 continue
             if not _complementary(files.part, more.part):
@@ -566,6 +582,38 @@ def _fmri_ood_problems(params: Params) -> Iterator[str]:
             yield f"files.{name}.format: nsdsynthetic and role fmri_ood go together, got {files.format}"
 
 
+def _more_problems(params: Params) -> Iterator[str]:
+    """Further subjects and their images, which must go together and be of the first subject's kind."""
+    source, entries = params.fmri.source, params.encoder.more_subjects
+    for name, entry in entries.items():
+        key = f"encoder.more_subjects.{name}"
+        if source == "imported":
+            yield f"{key}: an imported encoder was trained elsewhere; remove the entry and its images"
+            continue
+        if name == params.fmri.subject:
+            yield f"{key}: is fmri.subject itself; name another one"
+        if _role(params, entry.images) != "fmri_more":
+            yield f"{key}.images: {entry.images} is no set of role fmri_more"
+        elif source == "simulated" and entry.images not in params.rendered:
+            yield f"{key}.images: a simulated subject looks at rendered images only; give {entry.images} an entry there"
+        elif source != "simulated":
+            files = params.files.get(entry.images)
+            if files is None or files.format != source:
+                yield f"{key}.images: {entry.images} must be in files, with format {source} as fmri.source"
+            elif files.format in SUBJECT_FORMATS and files.subject != name:
+                yield f"files.{entry.images}.subject: must be {name}, who saw these images, got {files.subject}"
+        if (entry.path is None) != (source == "simulated"):
+            yield f"{key}.path: " + (
+                "remove it, the fMRI is simulated" if entry.path else "missing; say where the fMRI is"
+            )
+        elif ".." in Path(entry.path or "").parts:
+            yield f"{key}.path: {entry.path} leaves {paths.DATA_ROOT_VARIABLE}; remove the '..'"
+    seen = [entry.images for entry in entries.values()]
+    for name, image_set in params.sets.items():
+        if image_set.role == "fmri_more" and seen.count(name) != 1:
+            yield f"sets.{name}: exactly one entry of encoder.more_subjects has these images, not {seen.count(name)}"
+
+
 def _model_problems(params: Params) -> list[str]:
     problems = []
     for section, part in (("encoder", params.encoder), ("fusion", params.fusion)):
@@ -602,6 +650,11 @@ def _path_problems(params: Params) -> list[str]:
     if not paths.FMRI_MANIFEST.exists():
         wanted |= {f"fmri.files.{name}.path": files.path for name, files in params.fmri.files.items()}
         wanted |= {f"fmri.imported.{name}.path": encoder.path for name, encoder in params.fmri.imported.items()}
+    wanted |= {
+        f"encoder.more_subjects.{name}.path": entry.path
+        for name, entry in params.encoder.more_subjects.items()
+        if entry.path is not None and not paths.more_measured(name).exists()
+    }
     if not all(paths.tokens(name).exists() for name in params.sets):
         wanted |= {"backbone.weights": params.backbone.weights}
     if params.encoder.control == "features":

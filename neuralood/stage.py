@@ -61,6 +61,7 @@ def _set_argument(main: Callable[..., None], params: Params) -> list[str]:
     if len(given) != wanted:
         raise UserError(f"this stage takes {'one set name' if wanted else 'no argument'}, got {given}")
     known = [*params.sets, *params.fmri.simulated, *params.fmri.files, *params.fmri.imported]
+    known += params.encoder.more_subjects
     for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1)

@@ -8,7 +8,7 @@ from neuralood.stage import run
 
 
 def main(params: Params) -> None:
-    """data/fmri/measured.zarr from the lists of fMRI and nsd images; an empty folder where the encoder is imported."""
+    """data/fmri/measured/first.zarr from the lists of fMRI and nsd images; empty where the encoder is imported."""
     if params.fmri.source == "imported":
         note("nothing to do: the encoder is imported, so that no fMRI is read")
         paths.MEASURED.mkdir(parents=True, exist_ok=True)

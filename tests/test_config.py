@@ -207,7 +207,10 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
     [
         ({"sets.val": DELETE}, r"sets\.val: missing; the set named val has role val"),
         ({"sets.val.role": "ood"}, r"sets\.val\.role: must be val for a set named val, got ood"),
-        ({"sets.edges.role": "train"}, r"sets\.edges\.role: must be ood or fmri_ood for a set named edges, got train"),
+        (
+            {"sets.edges.role": "train"},
+            r"sets\.edges\.role: must be ood or fmri_ood or fmri_more for a set named edges, got train",
+        ),
         ({"sets.train.class_map": {"a": [0]}}, r"sets\.train\.class_map: only val and ood sets have one"),
         ({"sets.val.class_map": {"a": []}}, r"sets\.val\.class_map\.a: wants at least one index"),
         ({"sets.val.class_map": {"a": [0, -1]}}, r"sets\.val\.class_map\.a: wants .*none below 0"),
@@ -393,6 +396,90 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
     ],
 )
 def test_contradiction_is_refused(project, changes, message):
+    project.edit(**changes)
+    with pytest.raises(UserError, match=message):
+        project.load()
+
+
+SEEN = {"sets.nsd_b": {"role": "fmri_more"}, "encoder.more_subjects": {"b": {"images": "nsd_b"}}}
+FURTHER = {**SEEN, "rendered.nsd_b": {"scenes": "nsd", "style": "photo", "n": 9}}
+OF_NSD = {
+    "rendered.nsd": DELETE,
+    "sets.nsd_restyled": DELETE,
+    "rendered.nsd_restyled": DELETE,
+    "sets.nsd_b": {"role": "fmri_more"},
+    "files.nsd": {"format": "nsd", "path": "nsd", "subject": "subj01"},
+    "files.nsd_b": {"format": "nsd", "path": "nsd", "subject": "subj02"},
+    "fmri.simulated": {},
+    "fmri.files": {"subj01": {"format": "nsd", "path": "nsd"}},
+    "fmri.source": "nsd",
+    "fmri.space": "fsaverage",
+    "encoder.more_subjects": {"subj02": {"images": "nsd_b", "path": "nsd"}},
+}
+
+
+def test_further_subjects_may_be_simulated_or_lie_in_the_folder_of_the_first(project, tmp_path):
+    (tmp_path / "data/raw/nsd").mkdir(parents=True)
+    project.edit(**FURTHER)
+    assert project.load().encoder.more_subjects["b"].path is None
+    project.edit(**{"rendered.nsd_b": DELETE, **OF_NSD})
+    assert project.load().encoder.more_subjects["subj02"].images == "nsd_b"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {**FURTHER, "encoder.more_subjects": {}},
+            r"sets\.nsd_b: exactly one entry of encoder\.more_subjects has these images, not 0",
+        ),
+        (
+            {**FURTHER, "encoder.more_subjects": {"b": {"images": "nsd_b"}, "c": {"images": "nsd_b"}}},
+            r"sets\.nsd_b: exactly one entry of encoder\.more_subjects has these images, not 2",
+        ),
+        (
+            {**FURTHER, "encoder.more_subjects.b": {"images": "nsd"}},
+            r"encoder\.more_subjects\.b\.images: nsd is no set of role fmri_more",
+        ),
+        (
+            {**FURTHER, "encoder.more_subjects": {"subj01": {"images": "nsd_b"}}},
+            r"encoder\.more_subjects\.subj01: is fmri\.subject itself",
+        ),
+        (
+            {**FURTHER, "encoder.more_subjects.b": {"images": "nsd_b", "path": "b"}},
+            r"encoder\.more_subjects\.b\.path: remove it, the fMRI is simulated",
+        ),
+        ({**FURTHER, "rendered.nsd_b.scenes": "test"}, r"rendered\.nsd_b\.scenes: must be nsd for this set, got test"),
+        (
+            {**SEEN, "files.nsd_b": {"format": "algonauts2023", "path": "b"}},
+            r"encoder\.more_subjects\.b\.images: a simulated subject looks at rendered images only",
+        ),
+        (
+            {**FURTHER, "fmri.simulated": {}, "fmri.source": "imported", "fmri.imported": {"subj01": {"path": "e"}}},
+            r"encoder\.more_subjects\.b: an imported encoder was trained elsewhere",
+        ),
+        (
+            {**OF_NSD, "encoder.more_subjects.subj02": {"images": "nsd_b"}},
+            r"encoder\.more_subjects\.subj02\.path: missing",
+        ),
+        (
+            {**OF_NSD, "encoder.more_subjects.subj02": {"images": "nsd_b", "path": "../nsd"}},
+            r"encoder\.more_subjects\.subj02\.path: \.\./nsd leaves NEURALOOD_DATA",
+        ),
+        (
+            {**OF_NSD, "files.nsd_b.subject": "subj03"},
+            r"files\.nsd_b\.subject: must be subj02, who saw these images, got subj03",
+        ),
+        (
+            {**OF_NSD, "files.nsd_b": {"format": "algonauts2023", "path": "b"}},
+            r"encoder\.more_subjects\.subj02\.images: nsd_b must be in files, with format nsd as fmri\.source",
+        ),
+        ({**OF_NSD, "files.nsd_b.subject": "subj01"}, r"files\.nsd_b\.path: is also files\.nsd\.path"),
+        ({**OF_NSD, "made.edges": {**MADE, "source": "nsd_b"}}, r"made\.edges\.source: nsd_b has no labels"),
+        (OF_NSD, r"encoder\.more_subjects\.subj02\.path: .*nsd does not exist"),
+    ],
+)
+def test_further_subject_that_does_not_fit_is_refused(project, changes, message):
     project.edit(**changes)
     with pytest.raises(UserError, match=message):
         project.load()

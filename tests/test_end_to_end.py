@@ -135,9 +135,8 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_
     ids=str,
 )
 def test_every_control_and_variant_runs(finished: Path, tmp_path: Path, changes: dict) -> None:
-    for part in ("demo", "manifests"):
+    for part in ("demo", "manifests", "fmri/measured"):
         shutil.copytree(finished / "data" / part, tmp_path / "data" / part)
-    shutil.copytree(finished / "data" / "fmri" / "measured.zarr", tmp_path / "data" / "fmri" / "measured.zarr")
     with chdir(tmp_path):
         run_models(small_params(tmp_path, **changes))
     record = metrics(tmp_path)["classification"]

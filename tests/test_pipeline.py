@@ -17,7 +17,16 @@ PARAMS = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encod
 STAGES = {name: entry.get("do", entry) for name, entry in PIPELINE["stages"].items()}
 MODULES = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "neuralood").rglob("*.py"))
 TORCH = {"torch", "torchvision", "timm", "himalaya", "safetensors"}
-TORCH_FREE = ("index", "index_fmri", "transform", "render", "simulate_fmri", "prepare_fmri", "summarize")
+TORCH_FREE = (
+    "index",
+    "index_fmri",
+    "transform",
+    "render",
+    "simulate_fmri",
+    "prepare_fmri",
+    "prepare_more",
+    "summarize",
+)
 
 
 @cache
@@ -119,7 +128,7 @@ def own_paths():
     for name, value in vars(paths).items():
         if isinstance(value, Path) and name not in ("PARAMS", "DATA", "METRICS"):
             found[name] = str(value)
-        elif inspect.isfunction(value) and list(inspect.signature(value).parameters) == ["set_name"]:
+        elif inspect.isfunction(value) and list(inspect.signature(value).parameters) in (["set_name"], ["subject"]):
             found[name] = str(value("{}"))
     return found
 

@@ -18,7 +18,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import write_json
 from neuralood.base.store import CONTENTS, open_store
 from neuralood.base.writing import write_store
-from neuralood.config import Cache, load_params
+from neuralood.config import Cache, FurtherSubject, load_params
 from neuralood.data.manifest import UNLABELLED, Manifest, write_manifest
 from neuralood.demo import brain as demo_brain
 from neuralood.plan import disk, tables, times
@@ -405,6 +405,30 @@ def test_each_control_trains_as_often_as_it_does(project, params, control, fits)
     project.edit(**{"encoder.control": control})
     seconds = lines_of(planned_work(project.load()))["train_encoder"].seconds
     assert seconds == pytest.approx(fits * 20 * (800 * 0.001 + 100 * 0.0005) + 100 * 0.0005)
+
+
+def test_a_step_of_training_has_a_batch_of_each_subject(params):
+    work = planned_work(params)
+    more = {f"nsd_{name}": SetSize(name, "fmri_more", Images(90, None), StoreSize(9, 9), None) for name in "ab"}
+    line = lines_of(replace(work, sets={**work.sets, **more}, caching={**work.caching, "a": 0, "b": 0}))[
+        "train_encoder"
+    ]
+    assert line.seconds == pytest.approx(20 * (3 * 800 * 0.001 + 100 * 0.0005) + 100 * 0.0005)
+    assert line.work == "800 images x 20 epochs x 3 subjects"
+
+
+def test_measured_fmri_of_every_subject_takes_room(project, params):
+    def size_of(params):
+        images = {"nsd": ("fmri", 30), "seen": ("fmri_more", 50), "val": ("val", 70)}
+        sets = [SetSize(name, role, Images(n, None), StoreSize(1, 1), None) for name, (role, n) in images.items()]
+        return disk.measured_size(params, sets, 20)
+
+    assert size_of(params) == StoreSize(4 * 20 * 30, 4 * 20 * 30)
+    more = {"subj02": FurtherSubject("seen")}
+    params = replace(params, encoder=replace(params.encoder, more_subjects=more))
+    assert size_of(params) == StoreSize(4 * 20 * 80, 4 * 20 * 80)
+    paths.more_measured("subj02").mkdir(parents=True)
+    assert size_of(params) == StoreSize(4 * 20 * 80, 4 * 20 * 30)
 
 
 def test_what_was_not_probed_is_labelled_estimate(params):

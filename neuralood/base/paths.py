@@ -11,7 +11,7 @@ ENCODER = DATA / "models" / "encoder"
 FUSION = DATA / "models" / "fusion"
 DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
-MEASURED = DATA / "fmri" / "measured.zarr"
+MEASURED = DATA / "fmri" / "measured" / "first.zarr"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
@@ -50,6 +50,11 @@ def tokens(set_name: str) -> Path:
 def predicted_fmri(set_name: str) -> Path:
     """Predicted fMRI of one set."""
     return DATA / "fmri" / f"{set_name}.zarr"
+
+
+def more_measured(subject: str) -> Path:
+    """fMRI of a further subject, beside that of the first: training depends on the folder of both."""
+    return MEASURED.parent / f"more_{subject}.zarr"
 
 
 def encoder_ood(set_name: str) -> Path:

@@ -14,7 +14,7 @@ from neuralood.base.console import note, track, warn
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
-from neuralood.base.store import Rows, open_store
+from neuralood.base.store import CONTENTS, Rows, open_store
 from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
 from neuralood.config import Params
 from neuralood.data.algonauts import subject as algonauts
@@ -40,10 +40,10 @@ SMALLEST_SPLIT = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """data/fmri/measured.zarr: I images, V vertices (lh, then rh), R regions of interest."""
+    """data/fmri/measured/first.zarr, or a further subject's store: I images, V vertices (lh, then rh), R ROIs."""
 
     fmri: Rows
-    """float32, I V, read as rows are asked for; row i belongs to image i of the nsd manifest."""
+    """float32, I V, read as rows are asked for; row i belongs to image i of the manifest."""
     split: npt.NDArray[np.int8]
     """TRAIN, VALIDATION, TEST, or UNMEASURED, whose fMRI is zeros, I."""
     hemi: npt.NDArray[np.int8]
@@ -89,21 +89,20 @@ def index_fmri(params: Params) -> dict[str, Any]:
 
     Raises UserError where the folder is not laid out as its format says.
     """
-    entry = params.fmri.files[params.fmri.subject]
-    folder = paths.data_root() / entry.path
-    place = {"root": "data_root", "folder": Path(entry.path).as_posix(), "simulated": False}
-    return {**_whose(params), **place, **(_nsd_record if entry.format == "nsd" else _algonauts_record)(folder, params)}
+    subject = params.fmri.subject
+    entry = params.fmri.files[subject]
+    place = {"root": "data_root", "folder": Path(entry.path).as_posix()}
+    return {**_record(params, subject, paths.data_root() / entry.path), **place}
 
 
 def simulated_fmri(params: Params) -> dict[str, Any]:
     """The same record of the simulated fMRI, which lies in the project."""
-    folder = paths.DEMO_FMRI
-    place = {"root": "project", "folder": folder.as_posix(), "simulated": True}
-    return {**_whose(params), **place, **_algonauts_record(folder, params)}
+    place = {"root": "project", "folder": paths.DEMO_FMRI.as_posix()}
+    return {**_record(params, params.fmri.subject, paths.DEMO_FMRI), **place}
 
 
 def prepare_fmri(params: Params) -> None:
-    """Write data/fmri/measured.zarr from the recorded fMRI, whole or not at all.
+    """Write data/fmri/measured/first.zarr from the recorded fMRI, whole or not at all.
 
     Vertices that are not finite, or do not vary, are left out, and ROIs that become empty with them. Raises UserError
     where rows and images differ in number, an image or a hemisphere has no usable value, files have changed since
@@ -111,14 +110,22 @@ def prepare_fmri(params: Params) -> None:
     """
     record, images = read_json(paths.FMRI_MANIFEST), read_manifest("nsd")
     folder = (Path() if record["root"] == "project" else paths.data_root()) / record["folder"]
-    n_vertices = sum(shape[1] for shape in record["shapes"].values())
-    require_space(paths.partial(paths.MEASURED), 4 * len(images) * n_vertices)
-    subject = (_read_nsd if record["source"] == "nsd" else _read_algonauts)(folder, record, images)
-    split = split_images(subject, params)
-    attributes = _attributes(record, subject, images, params.fmri.space)
-    _write(subject, split, attributes)
-    if attributes["vertices_left_out"]:
-        note(_left_out_text(attributes["vertices_left_out"], subject.n_vertices, attributes["rois_left_out"]))
+    subject = _read(paths.MEASURED, folder, record, images)
+    _write(paths.MEASURED, subject, split_images(subject, params), _attributes(record, subject, images))
+
+
+def prepare_more(params: Params, name: str, folder: Path) -> None:
+    """Write the store of a further subject of `encoder.more_subjects`, whose fMRI lies in `folder`, in the same way.
+
+    Nothing is drawn: its images are TRAIN, but for those of the dataset's own test set. The store names the tokens of
+    these images, so that it differs where they do. Raises UserError as prepare_fmri.
+    """
+    images, store = read_manifest(params.encoder.more_subjects[name].images), paths.more_measured(name)
+    record = _record(params, name, folder)
+    subject = _read(store, folder, record, images)
+    split = np.full(subject.n_images, TRAIN, np.int8) if subject.given_split is None else subject.given_split
+    tokens = open_store(paths.tokens(images.set_name)).attributes[CONTENTS]
+    _write(store, subject, split, {**_attributes(record, subject, images), "tokens": tokens})
 
 
 def split_images(subject: Subject, params: Params) -> npt.NDArray[np.int8]:
@@ -156,9 +163,9 @@ def draw_split(n_images: int, validation: float, test: float, seed: int) -> npt.
     return split
 
 
-def read_measured() -> Measured:
+def read_measured(path: Path = paths.MEASURED) -> Measured:
     """Open the store; fMRI stays on disk. Raises UserError where it is missing, incomplete or another."""
-    store = open_store(paths.MEASURED)
+    store = open_store(path)
     attributes = store.attributes
     if attributes.get("kind") != KIND or "rois_left_out" not in attributes:  # which earlier versions did not write
         raise UserError(f"{store.path} is no {KIND}: delete it and run `dvc repro`, which makes it again")
@@ -258,11 +265,15 @@ def _require_sizes(sizes: dict[str, int]) -> None:
             )
 
 
-def _whose(params: Params) -> dict[str, Any]:
-    return {"source": params.fmri.source, "subject": params.fmri.subject, "space": params.fmri.space}
+def _record(params: Params, subject: str, folder: Path) -> dict[str, Any]:
+    """What `folder` has of a subject's fMRI."""
+    fmri = params.fmri
+    found = _nsd_record(folder, subject, fmri.space) if fmri.source == "nsd" else _algonauts_record(folder)
+    whose = {"source": fmri.source, "subject": subject, "space": fmri.space}
+    return {**whose, "simulated": fmri.source == "simulated", **found}
 
 
-def _algonauts_record(folder: Path, params: Params) -> dict[str, Any]:
+def _algonauts_record(folder: Path) -> dict[str, Any]:
     subject = algonauts.read_subject(folder)
     right = int(subject.hemi.sum())
     shapes = {"lh": [subject.n_images, subject.n_vertices - right], "rh": [subject.n_images, right]}
@@ -272,8 +283,8 @@ def _algonauts_record(folder: Path, params: Params) -> dict[str, Any]:
     return {"shapes": shapes, "files": _sizes(folder, subject.files), "fingerprint": fingerprint}
 
 
-def _nsd_record(folder: Path, params: Params) -> dict[str, Any]:
-    found = nsd.find_subject(folder, params.fmri.subject, params.fmri.space)
+def _nsd_record(folder: Path, subject: str, space: str) -> dict[str, Any]:
+    found = nsd.find_subject(folder, subject, space)
     for line in found.notes:
         warn(line)
     n_images, right = len(found.trials.images), int(found.vertices.hemi.sum())
@@ -285,13 +296,20 @@ def _nsd_record(folder: Path, params: Params) -> dict[str, Any]:
     }
 
 
+def _read(store: Path, folder: Path, record: dict[str, Any], images: Manifest) -> Subject:
+    """The recorded fMRI, to be written to `store`. Raises UserError where the disk is too small for that."""
+    n_vertices = sum(shape[1] for shape in record["shapes"].values())
+    require_space(paths.partial(store), 4 * len(images) * n_vertices)
+    return (_read_nsd if record["source"] == "nsd" else _read_algonauts)(folder, record, images)
+
+
 def _read_algonauts(folder: Path, record: dict[str, Any], images: Manifest) -> Subject:
     subject = algonauts.read_subject(folder)
     _require_unchanged(folder, record, subject.files)
     if subject.n_images != len(images):
         raise UserError(
-            f"{folder} has fMRI of {subject.n_images} images, but nsd ({images.folder}) has {len(images)}: "
-            "both must be of the same subject, one row an image"
+            f"{folder} has fMRI of {subject.n_images} images, but {images.set_name} ({images.folder}) has "
+            f"{len(images)}: both must be of the same subject, one row an image"
         )
     return algonauts.without_dead_vertices(subject)
 
@@ -318,12 +336,12 @@ def _require_unchanged(folder: Path, record: dict[str, Any], files: Sequence[str
         )
 
 
-def _attributes(record: dict[str, Any], subject: Subject, images: Manifest, space: str) -> dict[str, Any]:
+def _attributes(record: dict[str, Any], subject: Subject, images: Manifest) -> dict[str, Any]:
     return {
         "kind": KIND,
         "source": record["source"],
         "subject": record["subject"],
-        "space": space,
+        "space": record["space"],
         "simulated": record["simulated"],
         "roi_names": list(subject.roi_names),
         "dataset": images.fingerprint,
@@ -337,7 +355,7 @@ def _left_out_text(left_out: int, kept: int, rois: Sequence[str]) -> str:
     return f"left out {left_out:,} of {left_out + kept:,} vertices (NaN or constant){emptied}"
 
 
-def _write(subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, Any]) -> None:
+def _write(store: Path, subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, Any]) -> None:
     """Write the store block by block: one block of fMRI is in memory at a time."""
     arrays: dict[str, npt.NDArray[Any]] = {"split": split, "hemi": subject.hemi, "roi": subject.roi}
     if subject.ceiling is not None:
@@ -348,11 +366,13 @@ def _write(subject: Subject, split: npt.NDArray[np.int8], attributes: dict[str, 
         arrays["voxel"] = subject.voxel
     specs = {name: ArraySpec(values.shape, str(values.dtype), max(len(values), 1)) for name, values in arrays.items()}
     specs["fmri"] = ArraySpec((subject.n_images, subject.n_vertices), "float32", CHUNK_ROWS)
-    partial = paths.partial(paths.MEASURED)
+    partial = paths.partial(store)
     create_store(partial, specs, attributes)
     for name, values in arrays.items():
         write_rows(partial, name, specs[name], 0, values)
     n_blocks = -(-subject.n_images // CHUNK_ROWS)
     for start, block in track(subject.blocks(CHUNK_ROWS), "writing fMRI", n_blocks):
         write_rows(partial, "fmri", specs["fmri"], start, block)
-    complete_store(partial, paths.MEASURED)
+    complete_store(partial, store)
+    if attributes["vertices_left_out"]:
+        note(_left_out_text(attributes["vertices_left_out"], subject.n_vertices, attributes["rois_left_out"]))

@@ -53,7 +53,7 @@ def rendered_manifest(name: str, params: Params) -> Manifest:
     if entry.scenes == "nsd":
         images = scan_images(folder, [TRAINING_IMAGES], Exclusion(()), key)[TRAINING_IMAGES]
         found = Listing(tuple(Listed(*image, UNLABELLED) for image in images))
-        sources = [f"nsd/{row:05d}" for row in range(len(images))]
+        sources = [f"{name}/{row:05d}" for row in range(len(images))]
     else:
         found = class_listing(folder, Exclusion(()), key)
         of = "nsd" if entry.scenes == "nsd_test" else entry.scenes

@@ -38,12 +38,13 @@ def render_set(params: Params, set_name: str) -> None:
 
 
 def scenes_of(params: Params, set_name: str) -> list[Scene]:
-    """The scenes of a rendered set; sets of the same scenes in several styles share them."""
+    """The scenes of a rendered set; sets of the same scenes in several styles share them, while each simulated subject
+    looks at scenes of its own."""
     entry = params.rendered[set_name]
     of_nsd = entry.scenes in ("nsd", "nsd_test")
     kind: Literal["nsd", "labelled"] = "nsd" if of_nsd else "labelled"
-    seed = derived_seed(params.seed, "scenes", "nsd" if of_nsd else entry.scenes)
-    return draw_scenes(kind, entry.n, seed, params.demo.confound)
+    name = {"nsd": set_name, "nsd_test": "nsd"}.get(entry.scenes, entry.scenes)
+    return draw_scenes(kind, entry.n, derived_seed(params.seed, "scenes", name), params.demo.confound)
 
 
 def count_drawn(params: Params, set_name: str) -> int:

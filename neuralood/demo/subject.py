@@ -1,4 +1,9 @@
-"""The demo's brain: a simulated subject looks at the rendered nsd images, and at some of their scenes restyled."""
+"""The demo's brain: a simulated subject looks at the rendered nsd images, and at some of their scenes restyled.
+
+Further subjects look at scenes of their own.
+"""
+
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +19,7 @@ from neuralood.data.fmri import OodFmri, simulated_fmri
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import (
     BrainSettings,
+    SimulatedFmri,
     early_fields,
     noise_ceiling,
     reliability_of,
@@ -26,19 +32,19 @@ from neuralood.demo.drawing import scenes_of
 
 def simulate_subject(params: Params, subject: str) -> None:
     """fMRI of the simulated `subject` for the rendered nsd images: data/demo/fmri/ and its manifest."""
-    images = _images(read_manifest("nsd"))
-    scenes = scenes_of(params, "nsd")
-    if len(images) != len(scenes):
-        raise UserError(
-            f"{paths.manifest('nsd')} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
-        )
-    simulated = simulate(scenes, images, _settings(params), derived_seed(params.seed, "subject"))
+    simulated = _looking_at(params, "nsd", derived_seed(params.seed, "subject"))
     write_algonauts(paths.DEMO_FMRI, simulated)
     write_json(paths.FMRI_MANIFEST, simulated_fmri(params))
     console.wrote(
         paths.DEMO_FMRI,
         f"SIMULATED fMRI of {subject}, {len(simulated.fmri)} images x {simulated.fmri.shape[1]} vertices",
     )
+
+
+def simulate_more(params: Params, subject: str, folder: Path) -> None:
+    """fMRI of a further subject of `encoder.more_subjects`, who has a brain of its own, below `folder`."""
+    seen = params.encoder.more_subjects[subject].images
+    write_algonauts(folder, _looking_at(params, seen, derived_seed(params.seed, "subject", subject)))
 
 
 def simulate_ood(params: Params, manifest: Manifest) -> OodFmri:
@@ -60,6 +66,16 @@ def simulate_ood(params: Params, manifest: Manifest) -> OodFmri:
 def simulated_fields(params: Params) -> dict[str, Array]:
     """Receptive field centres of the subject's early ROIs, such as lh.V1v: V 2, x and y in 0..1 of the image."""
     return early_fields(_settings(params), derived_seed(params.seed, "subject"))
+
+
+def _looking_at(params: Params, set_name: str, seed: int) -> SimulatedFmri:
+    """The subject `seed` looks at the photos of a rendered set. Raises UserError where not all are there."""
+    images, scenes = _images(read_manifest(set_name)), scenes_of(params, set_name)
+    if len(images) != len(scenes):
+        raise UserError(
+            f"{paths.manifest(set_name)} lists {len(images)} images, {len(scenes)} were drawn: run `dvc repro`"
+        )
+    return simulate(scenes, images, _settings(params), seed)
 
 
 def _settings(params: Params) -> BrainSettings:

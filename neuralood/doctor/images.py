@@ -11,7 +11,7 @@ import numpy as np
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.base.seeding import generator
-from neuralood.config import FileSet, Params
+from neuralood.config import FMRI_ROLES, FileSet, Params
 from neuralood.data.containers import tar_members
 from neuralood.data.files import Listing
 from neuralood.data.imagenet.corrupted import IMAGES as OF_ONE_CORRUPTION
@@ -105,7 +105,7 @@ def _look_at_set(params: Params, name: str) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(check, shortened(str(error)), "red", _other_format(name, entry.format, folder, str(error)))
         return
-    labelled = params.sets[name].role not in ("fmri", "fmri_ood")
+    labelled = params.sets[name].role not in FMRI_ROLES
     classes = f"{len(found.classes):,} classes, " if labelled else ""
     yield Finding(check, f"{classes}{len(found.images):,} images ({entry.format})")
     if name == "train":

@@ -191,6 +191,23 @@ class RoiEncoder(nn.Module):
         return (patches - self.token_mean) / self.token_sd
 
 
+class SharedTrunk(nn.Module):
+    """An encoder while it trains, and readouts of further subjects from its trunk, which is all but its own readout."""
+
+    def __init__(self, encoder: RoiEncoder, readouts: Iterable[RoiReadout]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.readouts = nn.ModuleList(readouts)
+
+    def forward(self, patches: Sequence[Tensor]) -> list[Tensor]:
+        """Patches B N D of each subject, the encoder's own first -> predicted fMRI of each, B V.
+
+        Of the first subjects alone where there are patches of no more.
+        """
+        readouts = (self.encoder.readout, *self.readouts)
+        return [readout(self.encoder.roi_tokens(one)) for readout, one in zip(readouts, patches, strict=False)]
+
+
 def sine_positions(grid: Sequence[int], width: int) -> Tensor:
     """Fixed positions N D of a grid (rows, columns): sine and cosine of each row, then of each column.
 

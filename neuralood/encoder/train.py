@@ -1,11 +1,12 @@
 """Train the brain encoder on tokens and fMRI of the same images, and score it on images it never saw."""
 
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,27 +30,36 @@ from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import CONTENTS, Array, Store, open_store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
-from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, read_measured
+from neuralood.data.fmri import TEST, Measured, read_measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.controls import feature_fmri, shuffled_fmri
-from neuralood.encoder.model import RoiEncoder, query_membership
+from neuralood.encoder.model import RoiEncoder, SharedTrunk, query_membership
 from neuralood.encoder.scoring import score_encoder
 from neuralood.encoder.trained import predict, save_encoder
+from neuralood.encoder.viewers import Viewer, first_viewer, further_readout, further_viewers
+
+T = TypeVar("T")
 
 CURVE = "curve.tsv"
 
+Batch = tuple[HostPatches, Tensor]
+"""Patch tokens of some images, and their fMRI, B V."""
+
 
 def train_encoder(params: Params) -> None:
-    """data/tokens/nsd.zarr and data/fmri/measured.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr."""
+    """Tokens of nsd and data/fmri/measured/first.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr.
+
+    Those of `encoder.more_subjects` help to train the trunk; the first subject's encoder is chosen, scored and kept.
+    """
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     tokens, measured = open_store(paths.tokens("nsd")), read_measured()
     _require_same_images(tokens, measured)
-    parts = [measured.rows(part) for part in (TRAIN, VALIDATION, TEST)]
-
-    fmri = np.array(measured.fmri[:], np.float32)
-    model, history = _train_control(params, tokens, fmri, measured, parts, device)
-    record = score_encoder(params, predict(model, tokens, parts[2]), tokens, measured, fmri, device)
+    first = first_viewer(tokens, measured)
+    viewers = [first, *further_viewers(params, first)]
+    model, history = _train_control(params, viewers, device)
+    predicted = predict(model, tokens, measured.rows(TEST))
+    record = score_encoder(params, predicted, tokens, measured, first.fmri, device)
 
     save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
     write_curve(paths.ENCODER / CURVE, history)
@@ -76,33 +86,37 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
     )
 
 
-def _train_control(
-    params: Params, tokens: Store, fmri: Array, measured: Measured, parts: list[Array], device: torch.device
-) -> tuple[RoiEncoder, list[Epoch]]:
-    """The encoder that `encoder.control` asks for, and its training curve."""
-    control, seed = params.encoder.control, params.seed
-    model = build_encoder(params, measured, tokens, derived_seed(seed, "encoder weights")).to(device)
-    model.standardise_by(*token_statistics(tokens, parts[0]))
+def _train_control(params: Params, viewers: list[Viewer], device: torch.device) -> tuple[RoiEncoder, list[Epoch]]:
+    """The encoder that `encoder.control` asks for, of the first of `viewers`, and its training curve."""
+    control, seed, (first, *further) = params.encoder.control, params.seed, viewers
+    model = build_encoder(params, first.measured, first.tokens, derived_seed(seed, "encoder weights")).to(device)
+    model.standardise_by(*token_statistics(first.tokens, first.train))
     if control == "untrained":
         return model.eval(), []
+    readouts = [further_readout(first, viewer, params.encoder.width, seed) for viewer in further]
+    trunk = SharedTrunk(model, readouts).to(device)
     if control == "features":
-        fmri = _feature_targets(params, measured, parts[0])
+        viewers = [replace(viewer, fmri=_feature_targets(params, viewer)) for viewer in viewers]
     if control != "shuffled":
-        return model, _fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, control))
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    kept = best_epoch(_fit(params, model, tokens, fmri, parts, _checkpoint(params, tokens, measured, "none")))
-    model.load_state_dict(start)
-    shuffled = shuffled_fmri(fmri, parts[:2], generator(seed, "shuffled fMRI"))
-    checkpoint = _checkpoint(params, tokens, measured, control)
-    return model, _fit(params, model, tokens, shuffled, parts, checkpoint, kept)
+        return model, _fit(params, trunk, viewers, _checkpoint(params, viewers, control))
+    start = {name: value.clone() for name, value in trunk.state_dict().items()}
+    kept = best_epoch(_fit(params, trunk, viewers, _checkpoint(params, viewers, "none")))
+    trunk.load_state_dict(start)
+    shuffled = [replace(viewer, fmri=_shuffled(params, viewer)) for viewer in viewers]
+    return model, _fit(params, trunk, shuffled, _checkpoint(params, viewers, control), kept)
 
 
-def _checkpoint(params: Params, tokens: Store, measured: Measured, target: str) -> Checkpoint:
+def _shuffled(params: Params, viewer: Viewer) -> Array:
+    rng = generator(params.seed, "shuffled fMRI", *viewer.names)
+    return shuffled_fmri(viewer.fmri, [viewer.train, viewer.validation], rng)
+
+
+def _checkpoint(params: Params, viewers: list[Viewer], target: str) -> Checkpoint:
     """Of an interrupted training on the fMRI that is called `target`."""
     decides = {
         "settings": asdict(params.encoder),
-        "fmri": [asdict(params.fmri), measured.fingerprint],
-        "tokens": tokens.attributes[CONTENTS],
+        "fmri": [asdict(params.fmri), *(viewer.measured.fingerprint for viewer in viewers)],
+        "tokens": [viewer.tokens.attributes[CONTENTS] for viewer in viewers],
         "seed": params.seed,
         "target": target,
     }
@@ -112,40 +126,38 @@ def _checkpoint(params: Params, tokens: Store, measured: Measured, target: str) 
 
 
 def _fit(
-    params: Params,
-    model: RoiEncoder,
-    tokens: Store,
-    fmri: Array,
-    parts: list[Array],
-    checkpoint: Checkpoint,
-    stop_after: int | None = None,
+    params: Params, trunk: SharedTrunk, viewers: list[Viewer], checkpoint: Checkpoint, stop_after: int | None = None
 ) -> list[Epoch]:
-    """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation."""
-    device = next(model.parameters()).device
-    arrays, target = (tokens["patches"],), torch.from_numpy(fmri)
+    """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation.
 
-    def load(rows: Array) -> tuple[HostPatches, Tensor]:
-        return host_patches(tokens, rows, pin=pins_memory(device)), target[rows]
+    A step is a batch of each subject. Epochs, schedule and validation are those of the first.
+    """
+    device, settings, first = next(trunk.parameters()).device, params.encoder, viewers[0]
 
-    def loss_of(batch: tuple[HostPatches, Tensor]) -> Tensor:
-        patches, measured = batch
-        return F.mse_loss(model(patches.on(device)), measured.to(device))
+    def load(viewer: Viewer, rows: Array) -> Batch:
+        return host_patches(viewer.tokens, rows, pin=pins_memory(device)), torch.from_numpy(viewer.fmri)[rows]
+
+    def loss_of(batches: Sequence[Batch]) -> Tensor:
+        predicted = trunk([patches.on(device) for patches, _ in batches])
+        losses = [F.mse_loss(one, fmri.to(device)) for one, (_, fmri) in zip(predicted, batches, strict=True)]
+        return torch.stack(losses).mean()
 
     def validate() -> float:
-        parts_loss = [
-            float(loss_of(batch)) * len(rows) for rows, batch in read_batches(arrays, parts[1], PREDICT_BATCH, load)
-        ]
-        return sum(parts_loss) / len(parts[1])
+        read = read_batches((first.tokens["patches"],), first.validation, PREDICT_BATCH, partial(load, first))
+        return sum(float(loss_of([batch])) * len(rows) for rows, batch in read) / len(first.validation)
 
-    settings = params.encoder
+    def epochs_of(viewer: Viewer, steps: int) -> Iterator[Iterator[tuple[Array, Batch]]]:
+        arrays, size, buffer = (viewer.tokens["patches"],), settings.batch_size, settings.shuffle_buffer
+        rng = generator(params.seed, "encoder batches", *viewer.names)
+        return training_epochs(arrays, viewer.train, buffer, size, partial(load, viewer), rng, steps)
 
-    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostPatches, Tensor]]]]:
-        rng = generator(params.seed, "encoder batches")
-        return training_epochs(arrays, parts[0], settings.shuffle_buffer, settings.batch_size, load, rng, steps)
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, list[Batch]]]]:
+        epochs, *others = [epochs_of(viewer, steps) for viewer in viewers]
+        return side_by_side(epochs, [chain.from_iterable(other) for other in others])
 
     return fit(
-        model,
-        len(parts[0]),
+        trunk,
+        len(first.train),
         epochs_after,
         loss_of,
         validate,
@@ -156,9 +168,21 @@ def _fit(
     )
 
 
-def _feature_targets(params: Params, measured: Measured, train: Array) -> Array:
+def side_by_side(
+    epochs: Iterator[Iterator[tuple[Array, T]]], others: Sequence[Iterator[tuple[Array, T]]]
+) -> Iterator[Iterator[tuple[Array, list[T]]]]:
+    """Each batch of every epoch with the next one of each of the others, which do not end; rows are the epoch's."""
+
+    def joined(epoch: Iterator[tuple[Array, T]]) -> Iterator[tuple[Array, list[T]]]:
+        for (rows, batch), *more in zip(epoch, *others, strict=False):
+            yield rows, [batch, *(other for _, other in more)]
+
+    return map(joined, epochs)
+
+
+def _feature_targets(params: Params, viewer: Viewer) -> Array:
     """Projections of another network's (or layer's) features of the same images, at the measured ceilings."""
-    manifest = read_manifest("nsd")
+    manifest, measured = read_manifest(viewer.set_name), viewer.measured
     backbone = load_backbone(**asdict(params.encoder.control_features), data_root=paths.data_root())
     transform = backbone.preprocessing.transform()
     features = []
@@ -169,7 +193,8 @@ def _feature_targets(params: Params, measured: Measured, train: Array) -> Array:
     if measured.ceiling is None:
         console.warn("no noise ceiling is known: the features control trains on noiseless projections")
     ceiling = np.ones(len(measured.hemi)) if measured.ceiling is None else measured.ceiling
-    return feature_fmri(np.concatenate(features), train, ceiling, generator(params.seed, "feature projections"))
+    rng = generator(params.seed, "feature projections", *viewer.names)
+    return feature_fmri(np.concatenate(features), viewer.train, ceiling, rng)
 
 
 def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:

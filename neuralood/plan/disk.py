@@ -46,14 +46,19 @@ def disk_need(sets: Iterable[SetSize], others: Iterable[StoreSize]) -> Need:
 
 
 def measured_size(params: Params, sets: Iterable[SetSize], vertices: int | None) -> StoreSize:
-    """Bytes of data/fmri/measured.zarr: float32, a row an image of nsd; none where the encoder is imported."""
+    """Bytes of data/fmri/measured: float32, a row an image; none where the encoder is imported.
+
+    Further subjects are taken to have as many vertices as the first.
+    """
     if params.fmri.source == "imported":
         return StoreSize(0, 0)
-    images = next(one.images.count for one in sets if one.role == "fmri")
-    if images is None or vertices is None:
+    more = params.encoder.more_subjects
+    stores = {"nsd": paths.MEASURED, **{entry.images: paths.more_measured(name) for name, entry in more.items()}}
+    of_subjects = [one for one in sets if one.name in stores]
+    if vertices is None or any(one.images.count is None for one in of_subjects):
         return StoreSize(None, None)
-    nbytes = 4 * images * vertices
-    return StoreSize(nbytes, 0 if paths.MEASURED.is_dir() else nbytes)
+    sizes = {one.name: 4 * (one.images.count or 0) * vertices for one in of_subjects}
+    return StoreSize(sum(sizes.values()), sum(size for name, size in sizes.items() if not stores[name].is_dir()))
 
 
 def made_size(params: Params, sets: Iterable[SetSize]) -> StoreSize:

@@ -14,7 +14,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.base.store import CONTENTS, encode_ids, open_store, read_store
 from neuralood.base.writing import ArraySpec
-from neuralood.config import Params
+from neuralood.config import FMRI_ROLES, Params
 from neuralood.data.containers import container_of
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import EARLY_ROIS, HIGH_ROIS
@@ -32,9 +32,6 @@ SAMPLE = 32
 
 ID_BYTES = 40
 """Bytes of an image's id where no list of images says how long the longest is: a ten-thousandth of its tokens."""
-
-MEASURED_ROLES = ("fmri", "fmri_ood")
-"""Sets with fMRI of their own, of which none is predicted."""
 
 UNKNOWN_WEIGHTS = ("weights", *MAY_DIFFER)
 """What a plan, which loads no weights and reads no images, does not compare."""
@@ -144,9 +141,9 @@ def _set_size(
     images, role = images_of(params, name), params.sets[name].role
     if images.count is None:
         token_specs(1, backbone.shape, params.cache)  # the pool is checked all the same
-        return SetSize(name, role, images, UNKNOWN, None if role in MEASURED_ROLES else UNKNOWN)
+        return SetSize(name, role, images, UNKNOWN, None if role in FMRI_ROLES else UNKNOWN)
     tokens = _store_size(paths.tokens(name), store_specs(images, backbone, params), recipe, images.fingerprint)
-    if role in MEASURED_ROLES:
+    if role in FMRI_ROLES:
         return SetSize(name, role, images, tokens, None)
     if vertices is None:
         return SetSize(name, role, images, tokens, UNKNOWN)

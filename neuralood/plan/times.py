@@ -107,10 +107,14 @@ def _train_encoder(work: Work, backbone: FrozenBackbone, flops: float) -> Iterat
         return
     test, validation = round(fmri.test * images), round(fmri.validation * images)
     train, epochs = images - test - validation, FITS[settings.control] * settings.epochs
-    computing = epochs * (train * speed.step + validation * speed.predict) + test * speed.predict
-    seconds, basis = _with_disk(computing, nsd.tokens.nbytes or 0, passes=epochs + 2)
+    seen = [nsd, *work.chosen("fmri_more")]  # a step is a batch of each subject
+    computing = epochs * (len(seen) * train * speed.step + validation * speed.predict) + test * speed.predict
+    seconds, basis = _with_disk(computing, sum(one.tokens.nbytes or 0 for one in seen), passes=epochs + 2)
     basis += ", without the features it learns" if settings.control == "features" else ""
-    yield StageTime("train_encoder", f"{train:,} images x {epochs} epochs", rate_text(speed.step), seconds, basis)
+    subjects = f" x {len(seen)} subjects" if len(seen) > 1 else ""
+    yield StageTime(
+        "train_encoder", f"{train:,} images x {epochs} epochs{subjects}", rate_text(speed.step), seconds, basis
+    )
 
     features = backbone.shape.layers * backbone.shape.patches // work.params.cache.pool**2 * backbone.shape.width
     components = min(settings.ridge_components, train, features)

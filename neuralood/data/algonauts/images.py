@@ -14,8 +14,8 @@ TRAINING_IMAGES = "training_split/training_images"
 TEST_IMAGES = "test_split/test_images"
 """The same of the test images, whose fMRI few have: without it they are not listed."""
 
-ROW_NAME = re.compile(r"(train|test)-0*(\d+)_nsd-\d+\.png$")
-"""Name of an Algonauts image; the number is its fMRI row, counted from 1."""
+ROW_NAME = re.compile(r"(train|test)-0*(\d+)_nsd-0*(\d+)\.png$")
+"""Name of an Algonauts image; the numbers are its fMRI row, counted from 1, and its id in NSD, counted from 0."""
 
 
 def list_images(request: Request) -> Listing:
