@@ -12,7 +12,7 @@ FUSION = DATA / "models" / "fusion"
 DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
 MEASURED = DATA / "fmri" / "measured.zarr"
-MORE_FMRI = DATA / "fmri" / "more"
+FIRST_SUBJECT = DATA / "fmri" / "more" / "first.json"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
@@ -55,7 +55,7 @@ def predicted_fmri(set_name: str) -> Path:
 
 def more_measured(subject: str) -> Path:
     """fMRI of a further subject, in a folder that is there without any: training depends on it."""
-    return MORE_FMRI / f"{subject}.zarr"
+    return FIRST_SUBJECT.parent / f"{subject}.zarr"
 
 
 def encoder_ood(set_name: str) -> Path:
