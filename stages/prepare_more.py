@@ -12,7 +12,7 @@ from neuralood.stage import run
 
 
 def main(params: Params, subject: str) -> None:
-    """The fMRI of encoder.more_subjects.SUBJECT, and the list of its images -> data/fmri/measured/more_SUBJECT.zarr."""
+    """The fMRI of encoder.more_subjects.SUBJECT, and the list of its images -> data/fmri/more/SUBJECT.zarr."""
     path = params.encoder.more_subjects[subject].path
     if path is None:
         with TemporaryDirectory() as folder:

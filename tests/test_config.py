@@ -384,7 +384,7 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
         ({"fmri.space": "func1pt8mm"}, r"fmri\.space: func1pt8mm does not go with fmri\.source simulated"),
         ({"fmri.validation": 0.6, "fmri.test": 0.4}, r"fmri\.validation, fmri\.test: leave nothing to train on"),
         ({"demo.reliability": [0.6, 0.3]}, r"demo\.reliability: wants low, high, got \[0\.6, 0\.3\]"),
-        ({"encoder.heads": 5}, r"encoder\.heads: 5 does not divide encoder\.width 64"),
+        ({"encoder.heads": 5}, r"encoder\.heads: 5 does not divide encoder\.width 128"),
         ({"fusion.heads": 7}, r"fusion\.heads: 7 does not divide fusion\.width 64"),
         ({"backbone.layers": []}, r"(?m)^  backbone\.layers: wants at least one layer"),
         ({"encoder.control_features.layers": []}, r"encoder\.control_features\.layers: wants at least one"),

@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_
     ids=str,
 )
 def test_every_control_and_variant_runs(finished: Path, tmp_path: Path, changes: dict) -> None:
-    for part in ("demo", "manifests", "fmri/measured"):
+    for part in ("demo", "manifests", "fmri/measured.zarr"):
         shutil.copytree(finished / "data" / part, tmp_path / "data" / part)
     with chdir(tmp_path):
         run_models(small_params(tmp_path, **changes))

@@ -316,7 +316,7 @@ DAMAGES = {
     ),
     "a flipped bit of a weight": (flip(WEIGHTS, 0.5), "other weights"),
     "an edited record": (
-        lambda folder: (folder / RECORD).write_text((folder / RECORD).read_text().replace('"heads":4', '"heads":2')),
+        lambda folder: (folder / RECORD).write_text((folder / RECORD).read_text().replace('"heads":8', '"heads":2')),
         "was edited or is damaged",
     ),
     "a pickle": (lambda folder: torch.save({}, folder / WEIGHTS), "encoder.safetensors is damaged"),

@@ -141,7 +141,8 @@ def test_an_encoder_of_local_patches_looks_where_they_are(fields, rng):
         fmri.append(tokens[:, inside].mean(dim=1) @ torch.randn(width, 4) * inside.sum() ** 0.5)
     target = torch.cat(fmri, dim=1)
     membership = torch.eye(len(QUERIES), dtype=torch.bool).repeat_interleave(4, dim=1)
-    model = RoiEncoder(membership, patches=grid**2, token_width=width, width=16, depth=1, heads=2, dropout=0.0)
+    sizes = {"grid": (grid, grid), "token_width": width, "width": 16, "depth": 1, "heads": 2, "dropout": 0.0}
+    model = RoiEncoder(membership, **sizes, positions="learned", start="queries")
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.02)
     for _ in range(120):
         optimiser.zero_grad()

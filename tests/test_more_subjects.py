@@ -357,7 +357,7 @@ def test_tokens_of_other_images_are_refused(root):
     params = params_of(root)
     prepare(params, root)
     write_tokens(MORE, np.zeros((IMAGES, 1, 4, 6), np.float32), dataset="other")
-    with pytest.raises(UserError, match=r"nsd_subj02\.zarr and .*more_subj02\.zarr are of different images"):
+    with pytest.raises(UserError, match=r"nsd_subj02\.zarr and .*subj02\.zarr are of different images"):
         train_encoder(params)
 
 

@@ -388,6 +388,7 @@ save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
+@pytest.mark.timeout(300)
 def test_a_killed_process_ends_as_if_it_was_not(tmp_path):
     """SIGKILL, once the checkpoint is there; another process goes on."""
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT), str(ROOT / "tests")]

@@ -3,9 +3,11 @@
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from neuralood.base.errors import UserError
 
@@ -67,6 +69,21 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
 def pins_memory(device: torch.device) -> bool:
     """Whether batches for this device are put into pinned memory, from which CUDA copies while the CPU goes on."""
     return device.type == "cuda"
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The state of every generator that a training on this device draws from, by name."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Put back what `random_states` gave; that of another kind of device is left out."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def release_memory(device: torch.device) -> None:

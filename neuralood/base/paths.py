@@ -11,7 +11,8 @@ ENCODER = DATA / "models" / "encoder"
 FUSION = DATA / "models" / "fusion"
 DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
-MEASURED = DATA / "fmri" / "measured" / "first.zarr"
+MEASURED = DATA / "fmri" / "measured.zarr"
+MORE_FMRI = DATA / "fmri" / "more"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
@@ -53,8 +54,8 @@ def predicted_fmri(set_name: str) -> Path:
 
 
 def more_measured(subject: str) -> Path:
-    """fMRI of a further subject, beside that of the first: training depends on the folder of both."""
-    return MEASURED.parent / f"more_{subject}.zarr"
+    """fMRI of a further subject, in a folder that is there without any: training depends on it."""
+    return MORE_FMRI / f"{subject}.zarr"
 
 
 def encoder_ood(set_name: str) -> Path:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from neuralood.base import console
 from neuralood.base.checkpoint import save_tensors
+from neuralood.base.device import random_states, restore_random_states
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,11 @@ def save_state(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
     """Write weights, moments, random state and progress, whole or not at all."""
-    device = next(model.parameters()).device
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in state.best.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["random.cuda"] = torch.cuda.get_rng_state(device)
+    tensors |= {f"random.{name}": value for name, value in random_states(next(model.parameters()).device).items()}
     progress = {"step": state.step, "total": state.total, "history": [asdict(epoch) for epoch in state.history]}
     about = {"identity": checkpoint.identity, "progress": json.dumps(progress)}
     save_tensors(checkpoint.file, tensors, about)
@@ -87,9 +85,7 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
         number, moment = name.split(".", 1)
         moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"], next(model.parameters()).device)
+    restore_random_states(next(model.parameters()).device, _part(tensors, "random"))
     history = [Epoch(**epoch) for epoch in progress["history"]]
     console.note(f"going on with an interrupted training at step {progress['step']}")
     return TrainingState(progress["step"], progress["total"], history, _part(tensors, "best"))

@@ -40,7 +40,7 @@ SMALLEST_SPLIT = 2
 
 @dataclass(frozen=True)
 class Measured:
-    """data/fmri/measured/first.zarr, or a further subject's store: I images, V vertices (lh, then rh), R ROIs."""
+    """data/fmri/measured.zarr, or a further subject's store: I images, V vertices (lh, then rh), R ROIs."""
 
     fmri: Rows
     """float32, I V, read as rows are asked for; row i belongs to image i of the manifest."""
@@ -102,7 +102,7 @@ def simulated_fmri(params: Params) -> dict[str, Any]:
 
 
 def prepare_fmri(params: Params) -> None:
-    """Write data/fmri/measured/first.zarr from the recorded fMRI, whole or not at all.
+    """Write data/fmri/measured.zarr from the recorded fMRI, whole or not at all.
 
     Vertices that are not finite, or do not vary, are left out, and ROIs that become empty with them. Raises UserError
     where rows and images differ in number, an image or a hemisphere has no usable value, files have changed since

@@ -24,7 +24,7 @@ from neuralood.encoder.scores import (
 )
 
 KIND = "scores of a brain encoder, a vertex"
-ORDER = "vertices in the order of data/fmri/measured/first.zarr: lh, then rh"
+ORDER = "vertices in the order of data/fmri/measured.zarr: lh, then rh"
 
 
 def score_encoder(

@@ -48,7 +48,7 @@ Batch = tuple[HostPatches, Tensor]
 
 
 def train_encoder(params: Params) -> None:
-    """Tokens of nsd and data/fmri/measured/first.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr.
+    """Tokens of nsd and data/fmri/measured.zarr -> data/models/encoder/, and metrics/encoder.json and .zarr.
 
     Those of `encoder.more_subjects` help to train the trunk; the first subject's encoder is chosen, scored and kept.
     """

@@ -46,7 +46,7 @@ def disk_need(sets: Iterable[SetSize], others: Iterable[StoreSize]) -> Need:
 
 
 def measured_size(params: Params, sets: Iterable[SetSize], vertices: int | None) -> StoreSize:
-    """Bytes of data/fmri/measured: float32, a row an image; none where the encoder is imported.
+    """Bytes of data/fmri/measured.zarr: float32, a row an image; none where the encoder is imported.
 
     Further subjects are taken to have as many vertices as the first.
     """
