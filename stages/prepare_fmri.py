@@ -13,7 +13,7 @@ def main(params: Params) -> None:
 
     data/fmri/more/ says beside whom the further subjects stand.
     """
-    write_json(paths.MORE_FMRI / "first.json", {"subject": params.fmri.subject})
+    write_json(paths.MORE_FIRST, {"subject": params.fmri.subject})
     if params.fmri.source == "imported":
         note("nothing to do: the encoder is imported, so that no fMRI is read")
         paths.MEASURED.mkdir(parents=True, exist_ok=True)
