@@ -35,10 +35,16 @@ from neuralood.data.stimuli import stimuli
 from neuralood.demo.drawing import render_set
 from neuralood.encoder import train as training
 from neuralood.encoder.controls import shuffled_fmri
-from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk
+from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk, query_membership
 from neuralood.encoder.train import build_encoder, side_by_side, train_encoder
 from neuralood.encoder.trained import EXTRACTION, RECIPE, load_encoder
-from neuralood.encoder.viewers import first_viewer, further_viewers, rows_to_train_on, shared_membership
+from neuralood.encoder.viewers import (
+    first_viewer,
+    further_readout,
+    further_viewers,
+    rows_to_train_on,
+    shared_membership,
+)
 from stages.prepare_more import main as prepare_simulated
 
 MORE = "nsd_subj02"
@@ -377,6 +383,34 @@ def test_rois_of_one_name_share_a_query_and_all_else_goes_to_the_rest():
     ]
 
 
+def test_the_rest_of_each_hemisphere_has_its_own_query():
+    first = as_measured(("lh.V1v",), [[1, 0, 0]], [0, 0, 1])
+    further = as_measured(("lh.V1v",), [[0, 0, 1, 0]], [0, 1, 0, 1])
+    own = query_membership(torch.tensor(first.roi), torch.tensor(first.hemi))
+    assert own.int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    assert shared_membership(first, further).astype(int).tolist() == [[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 1]]
+
+
+def test_batches_of_each_subject_are_drawn_apart(root, monkeypatch):
+    params, asked = params_of(root, epochs=1), []
+    prepare(params, root)
+    monkeypatch.setattr(training, "generator", lambda *names: asked.append(names[1:]) or generator(*names))
+    train_encoder(params)
+    assert asked == [("encoder batches",), ("encoder batches", "subj02")]
+
+
+def test_each_further_subject_starts_from_weights_of_its_own(root):
+    params = params_of(root)
+    prepare(params, root)
+    first = first_viewer(open_store(paths.tokens("nsd")), read_measured())
+    (further,) = further_viewers(params, first)
+    weights = [
+        further_readout(first, replace(further, names=(name,)), 8, 0).weight for name in ("subj02", "subj03", "subj02")
+    ]
+    assert torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], weights[1])
+
+
 def test_no_roi_in_common_is_an_error(root):
     params = params_of(root)
     prepare(params, root)
@@ -384,7 +418,7 @@ def test_no_roi_in_common_is_an_error(root):
     bare = replace(first.measured, roi=np.ones((1, len(first.measured.hemi)), bool), roi_names=("lh.PPA",))
     (further,) = further_viewers(params, first)
     with pytest.raises(UserError, match=r"more_subjects: subj02 has no ROI of subj01's"):
-        training.further_readout(replace(first, measured=bare), further, 8, 0)
+        further_readout(replace(first, measured=bare), further, 8, 0)
 
 
 def test_a_readout_leaves_out_queries_without_vertices():

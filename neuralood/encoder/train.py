@@ -130,7 +130,7 @@ def _fit(
 ) -> list[Epoch]:
     """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation.
 
-    A step is a batch of each subject. Epochs, schedule and validation are those of the first.
+    A step is a batch of each subject, and their losses are summed. Epochs and validation are those of the first.
     """
     device, settings, first = next(trunk.parameters()).device, params.encoder, viewers[0]
 
@@ -140,7 +140,7 @@ def _fit(
     def loss_of(batches: Sequence[Batch]) -> Tensor:
         predicted = trunk([patches.on(device) for patches, _ in batches])
         losses = [F.mse_loss(one, fmri.to(device)) for one, (_, fmri) in zip(predicted, batches, strict=True)]
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
     def validate() -> float:
         read = read_batches((first.tokens["patches"],), first.validation, PREDICT_BATCH, partial(load, first))
