@@ -27,7 +27,7 @@ from neuralood.data.manifest import UNLABELLED, Manifest, write_manifest
 from neuralood.doctor.findings import findings_of
 from neuralood.doctor.fmri import fmri_checks
 
-MOST_BYTES, MOST_S = 4e9, 300
+MOST_BYTES, MOST_S = 3e9, 300
 
 RUN = """
 import resource, sys

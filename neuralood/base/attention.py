@@ -9,9 +9,9 @@ class CrossAttention(nn.Module):
     """Multi-head attention of queries over the tokens of another sequence (Vaswani et al. 2017, section 3.2).
 
     Folded: the projection of the tokens to keys is moved to the queries, q (K x) = (q K) x, and that to values behind
-    the weighted mean, V sum(a x). Both are exact. There are far fewer queries and heads than features, so that the
-    tokens are read twice and never copied, and no gradient flows to tokens that are data. A bias of the keys would
-    add the same to all scores of a query, which softmax takes out again: there is none.
+    the weighted mean, V sum(a x). Both are exact. The tokens are read twice and never projected, and where they are
+    data no gradient flows back to them. A bias of the keys would add the same to all scores of a query, which softmax
+    takes out again: there is none.
     """
 
     def __init__(self, width: int, heads: int, dropout: float, context_width: int | None = None) -> None:
@@ -41,10 +41,10 @@ class CrossAttention(nn.Module):
 
     def _shares(self, queries: Tensor, context: Tensor, position: Tensor | None) -> Tensor:
         asked = self._folded(queries)  # B HQ D or 1 HQ D
-        scores = context @ asked.squeeze(0).transpose(-2, -1)  # B N HQ
+        scores = asked @ context.transpose(-2, -1)  # B HQ N
         if position is not None:
-            scores = scores + position @ asked.transpose(-2, -1)
-        return torch.softmax(scores.transpose(-2, -1), dim=-1)
+            scores = scores + asked @ position.T
+        return torch.softmax(scores, dim=-1)
 
     def _folded(self, queries: Tensor) -> Tensor:
         """What each query of each head is compared with a token by: B HQ D, scaled."""

@@ -55,7 +55,7 @@ def fit(
     An interrupted run goes on at the step of its checkpoint and ends with the same weights; the checkpoint stays, for
     the caller to remove when the result is safe. Raises UserError at the first epoch whose loss is not finite.
     """
-    optimizer = torch.optim.AdamW(_decay_groups(model, schedule.weight_decay), lr=schedule.lr)
+    optimizer = torch.optim.AdamW(_decay_groups(model, schedule.weight_decay), lr=schedule.lr, fused=True)
     per_epoch = math.ceil(images / schedule.batch_size)
     steps, last = schedule.epochs * per_epoch, stop_after or schedule.epochs
     state = (resume(checkpoint, model, optimizer) if checkpoint else None) or TrainingState()
