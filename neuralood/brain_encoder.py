@@ -8,7 +8,6 @@ fmri = encoder.predict("photos")
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from neuralood.backbone import FrozenBackbone, Preprocessing, load_backbone
 from neuralood.base import console, paths
 from neuralood.base.device import autocast, choose_device
 from neuralood.base.errors import UserError
-from neuralood.base.reading import HostPatches, read_ahead
+from neuralood.base.reading import HostPatches, groups_of, read_ahead
 from neuralood.base.records import read_json
 from neuralood.base.store import Array
 from neuralood.config import Cache
@@ -126,7 +125,7 @@ class BrainEncoder:
 
         Few images are in memory at a time. Raises UserError as `predict` does.
         """
-        for _, pixels in read_ahead(self._pixels, _batches(_decodable(_each(images)))):
+        for _, pixels in read_ahead(self._pixels, groups_of(_decodable(_each(images)), BATCH)):
             yield self._fmri(pixels)
 
     def _gathered(
@@ -227,11 +226,6 @@ def _images_in(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"{folder} holds no image: name a folder with some ({', '.join(sorted(EXTENSIONS))})")
     return sorted(files, key=str)
-
-
-def _batches(images: Iterator[Path | Image.Image]) -> Iterator[list[Path | Image.Image]]:
-    while batch := list(islice(images, BATCH)):
-        yield batch
 
 
 def _decodable(images: Iterable[Any]) -> Iterator[Path | Image.Image]:

@@ -61,6 +61,15 @@ def test_constants_score_0_in_a_resample_too(rng, predictions, measured_fmri):
     assert (np.abs(np.delete(found[2], [2, 5])) > 0.99).all()  # two images lie on a line
 
 
+def test_what_rounding_leaves_of_a_constant_is_no_correlation(rng):
+    """Sums of equal numbers in other shares: the variance is some 1e-17, above or below 0, not 0."""
+    for _ in range(200):
+        predicted = np.append(np.full(7, rng.standard_normal()), rng.standard_normal(5))[:, None]
+        counts = np.append(rng.multinomial(12, np.full(7, 1 / 7)), np.zeros(5, int))[None]
+        found = resampled_means(counts, [predicted], rng.standard_normal((12, 1)), np.ones((1, 1), bool), 5)
+        assert found.item() == 0
+
+
 def test_resamples_are_drawn_with_replacement_from_all_images(rng):
     counts = draw_counts(N_IMAGES, 2000, rng)
     assert (counts.sum(axis=1) == N_IMAGES).all()

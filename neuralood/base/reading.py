@@ -40,6 +40,13 @@ def batches(rows: Array, size: int) -> Iterator[Array]:
         yield rows[start : start + size]
 
 
+def groups_of(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Consecutive groups of items that come one by one; the last may be smaller."""
+    coming = iter(items)
+    while group := list(islice(coming, size)):
+        yield group
+
+
 def training_orders(rows: Array, chunk: int, buffer: int, rng: np.random.Generator) -> Iterator[Array]:
     """Endlessly, an epoch's order of `rows`: chunks in a random order, their rows mixed within `buffer` rows.
 

@@ -4,8 +4,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain, islice
-from pathlib import Path
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.reading import (
     PREDICT_BATCH,
     HostPatches,
+    groups_of,
     host_patches,
     read_batches,
     token_statistics,
@@ -187,7 +187,7 @@ def _feature_targets(params: Params, viewer: Viewer) -> Array:
     transform = backbone.preprocessing.transform()
     features = []
     files = console.track(manifest.image_files(), "features of the control (images)", len(manifest))
-    for group in _groups_of(files, PREDICT_BATCH):
+    for group in groups_of(files, PREDICT_BATCH):
         cls, patches = backbone.tokens(torch.stack([transform(read_image(file)) for file in group]))
         features.append(torch.cat([cls, patches.flatten(1)], dim=1).numpy())
     if measured.ceiling is None:
@@ -195,11 +195,6 @@ def _feature_targets(params: Params, viewer: Viewer) -> Array:
     ceiling = np.ones(len(measured.hemi)) if measured.ceiling is None else measured.ceiling
     rng = generator(params.seed, "feature projections", *viewer.names)
     return feature_fmri(np.concatenate(features), viewer.train, ceiling, rng)
-
-
-def _groups_of(items: Iterator[Path], size: int) -> Iterator[list[Path]]:
-    while group := list(islice(items, size)):
-        yield group
 
 
 def _require_same_images(tokens: Store, measured: Measured) -> None:
