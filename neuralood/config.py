@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood"]
@@ -241,14 +241,16 @@ class Encoder:
     depth: Positive
     heads: Positive
     width: Positive
-    dropout: Dropout
+    dropout: Fraction
     positions: Literal["learned", "sine"]
     start: Literal["queries", "zeros"]
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
     lr: PositiveFloat
+    warmup: Fraction
     weight_decay: NonNegative
+    ensemble: Positive
     more_subjects: dict[Name, FurtherSubject]
     ridge_components: Positive
     banded_samples: Positive
@@ -269,11 +271,12 @@ class Fusion:
     depth: Positive
     heads: Positive
     width: Positive
-    dropout: Dropout
+    dropout: Fraction
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
     lr: PositiveFloat
+    warmup: Fraction
     weight_decay: NonNegative
     holdout: Share
     seeds: Positive

@@ -15,7 +15,7 @@ from neuralood.data.fmri import TEST, Measured, OodFmri, measured_vertices, read
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.nsd.synthetic import read_synthetic
 from neuralood.demo.subject import simulate_ood
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.scores import encoder_scores, pearson_columns
 from neuralood.encoder.trained import load_encoder, predict, require_recipe
 
@@ -34,7 +34,7 @@ def score_encoder(params: Params, set_name: str) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.threads)
     manifest, measured, (model, encoder) = read_manifest(set_name), read_measured(), load_encoder()
     tokens, photo_tokens = open_store(paths.tokens(set_name)), open_store(paths.tokens("nsd"))
-    assert isinstance(model, RoiEncoder)  # an imported encoder has no set of this role
+    assert not isinstance(model, ImageEncoder)  # an imported encoder has no set of this role
     require_recipe(tokens, encoder)
     if tokens.attributes["dataset"] != manifest.fingerprint:
         raise UserError(f"{tokens.path} is of other images than {paths.manifest(set_name)}: run `dvc repro`")

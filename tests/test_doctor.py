@@ -307,14 +307,14 @@ def test_fmri_of_test_images_is_counted(root, project):
         np.save(file, np.ones((2, width), np.float32))
     found = fmri_found()
     assert only(found, "fMRI: shapes").found == "lh 32 x 11 and rh 32 x 14, float32"
-    assert only(found, "fMRI: rows").found == "32 rows of fMRI for 30 images of nsd"
+    assert only(found, "fMRI: rows").found == "32 rows of fMRI for 30 images"
 
 
 def test_rows_and_images_of_two_subjects_are_red(root, project):
     folder = algonauts(project, root)
     (folder / "training_split/training_images/train-0030_nsd-00216.png").unlink()
     one = only(fmri_found(), "fMRI: rows")
-    assert one.found == "30 rows of fMRI for 29 images of nsd"
+    assert one.found == "30 rows of fMRI for 29 images"
     assert one.verdict == "red"
 
 
@@ -324,6 +324,42 @@ def test_an_odd_shape_of_a_known_subject_is_a_note(root, project):
     one = only(fmri_found(), "fMRI: shapes")
     assert one.verdict == "note"
     assert "9841 x 19004" in one.found
+
+
+@pytest.fixture
+def further(root, project):
+    """The folder of a second subject's fMRI and images, whose fMRI trains the trunk as well."""
+    algonauts(project, root)
+    write_nsd_images(write_subject(root / "other", lh=9))
+    project.edit(
+        **{
+            "sets.seen": {"role": "fmri_more"},
+            "files.seen": {"format": "algonauts2023", "path": "other"},
+            "encoder.more_subjects": {"subj02": {"images": "seen", "path": "other"}},
+        }
+    )
+    return root / "other"
+
+
+def test_the_fmri_of_further_subjects_is_looked_at_too(further):
+    found = fmri_found()
+    assert not reds(found)
+    assert only(found, "fMRI: shapes").found == "lh 30 x 11 and rh 30 x 14, float32"
+    assert only(found, "fMRI of subj02: shapes").found == "lh 30 x 9 and rh 30 x 14, float32"
+
+
+def test_a_further_subjects_rows_are_compared_with_the_images_of_its_own_set(further):
+    next(further.glob("training_split/training_images/*")).unlink()
+    one = only(fmri_found(), "fMRI of subj02: rows")
+    assert one.found == "30 rows of fMRI for 29 images"
+    assert one.remedy.startswith("let files.seen.path and encoder.more_subjects.subj02.path lead to the same subject")
+
+
+def test_a_further_subjects_missing_folder_is_named_by_its_key(further):
+    further.rename(further.parent / "elsewhere")
+    found = fmri_found()
+    assert reds(found) == {"fMRI of subj02: files"}
+    assert "mend encoder.more_subjects.subj02.path" in only(found, "fMRI of subj02: files").remedy
 
 
 @pytest.fixture

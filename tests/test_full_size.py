@@ -143,4 +143,4 @@ def test_an_algonauts_subject_at_full_size_is_looked_at_in_seconds(project, monk
     assert time.monotonic() - started < 60
     assert found["fMRI: shapes"].found == "lh 9,841 x 19,004 and rh 9,841 x 20,544, float32"
     assert found["fMRI: values"].verdict == "ok"
-    assert found["fMRI: rows"].found == "9,841 rows of fMRI for 0 images of nsd"
+    assert found["fMRI: rows"].found == "9,841 rows of fMRI for 0 images"

@@ -287,7 +287,7 @@ def test_without_further_subjects_training_is_that_of_the_encoder_alone(root):
         rng = generator(params.seed, "encoder batches")
         return training_epochs(arrays, train, params.encoder.shuffle_buffer, 5, load, rng, steps)
 
-    schedule = Schedule(3, 5, params.encoder.lr, params.encoder.weight_decay)
+    schedule = Schedule(3, 5, params.encoder.lr, params.encoder.warmup, params.encoder.weight_decay)
     fit(model, len(train), epochs_after, loss_of, validate, schedule, "alone")
     assert found.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
@@ -326,8 +326,8 @@ def test_a_checkpoint_is_of_these_further_subjects_alone(root):
         replace(further, measured=replace(further.measured, fingerprint="another")),
         replace(further, tokens=first.tokens),
     ]
-    of = [training._checkpoint(params, [first, one], "none").identity for one in (further, *changed)]
-    of.append(training._checkpoint(params, [first], "none").identity)
+    of = [training._checkpoint(params, [first, one], "none", 0).identity for one in (further, *changed)]
+    of.append(training._checkpoint(params, [first], "none", 0).identity)
     assert len(set(of)) == 4
 
 

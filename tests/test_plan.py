@@ -27,7 +27,7 @@ from neuralood.plan import work as working
 from neuralood.plan.probe import Brain, Speed, brain_of, decode_seconds, encoder_speed, forward_seconds, fusion_speed
 from neuralood.plan.sizes import Images, SetSize, StoreSize, images_of, set_sizes, store_specs, vertex_count
 from neuralood.plan.tables import show_plan
-from neuralood.plan.times import ESTIMATE, MEASURED, stage_times
+from neuralood.plan.times import ESTIMATE, MEASURED, RIDGE_FITS, stage_times
 from neuralood.plan.words import bytes_text, duration_text, rate_text
 from neuralood.plan.work import Work, seconds_side_by_side
 from neuralood.tokens import cache as caching
@@ -327,6 +327,13 @@ def test_models_are_timed_in_every_variant(project, params, variant, dtype):
         assert speed.predict > 0
 
 
+def test_an_ensemble_takes_as_many_times_as_long(project, monkeypatch):
+    monkeypatch.setattr(probing, "_speed", lambda *_: probing.Speed(2.0, 0.5))
+    brain = Brain(torch.ones(2, 40, dtype=torch.bool), torch.arange(30))
+    project.edit(**{"encoder.ensemble": 3})
+    assert encoder_speed(project.load(), SHAPE, brain, CPU) == probing.Speed(6.0, 1.5)
+
+
 def test_threads_are_those_of_the_stages(project, params, monkeypatch):
     project.edit(**{"runtime.threads": 2, "runtime.training_threads": 1})
     seen, step_seconds, seconds = {}, probing._step_seconds, probing._seconds
@@ -405,6 +412,27 @@ def test_each_control_trains_as_often_as_it_does(project, params, control, fits)
     project.edit(**{"encoder.control": control})
     seconds = lines_of(planned_work(project.load()))["train_encoder"].seconds
     assert seconds == pytest.approx(fits * 20 * (800 * 0.001 + 100 * 0.0005) + 100 * 0.0005)
+
+
+def test_several_layers_are_scored_by_banded_ridge_too(params):
+    def lines(layers):
+        backbone = SimpleNamespace(shape=replace(SHAPE, layers=layers))
+        return {line.stage.strip(): line for line in stage_times(planned_work(params), backbone)}
+
+    assert "its banded ridge" not in lines(1)
+    several, samples = lines(3), params.encoder.banded_samples
+    components = min(params.encoder.ridge_components, 800, 3 * 256)
+    fits = 2 * RIDGE_FITS / 5 * 800 * components * 40
+    shares = several["its banded ridge"].seconds / several["its ridge baseline"].seconds
+    assert shares == pytest.approx(samples * fits / (fits + 2 * 1000 * 800 * 3 * 256))
+
+
+def test_scoring_out_of_distribution_predicts_each_image_and_a_photo_beside_it(params):
+    work = planned_work(params)
+    assert "score_encoder" not in lines_of(work)
+    restyled = SetSize("restyled", "fmri_ood", Images(70, 6), StoreSize(9, 9), None)
+    work = replace(work, sets={**work.sets, "restyled": restyled}, caching={**work.caching, "restyled": 0})
+    assert lines_of(work)["score_encoder"].seconds == pytest.approx(70 * 2 * 0.0005)
 
 
 def test_a_step_of_training_has_a_batch_of_each_subject(params):

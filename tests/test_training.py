@@ -17,10 +17,10 @@ from torch import nn
 from neuralood.base.errors import UserError
 from neuralood.base.reading import batches
 from neuralood.base.resuming import Checkpoint
-from neuralood.base.training import WARMUP_SHARE, Epoch, Schedule, best_epoch, fit, learning_rate_factor, write_curve
+from neuralood.base.training import Epoch, Schedule, best_epoch, fit, learning_rate_factor, write_curve
 
 ROWS = np.arange(20)
-SCHEDULE = Schedule(epochs=4, batch_size=6, lr=0.05, weight_decay=0.1)
+SCHEDULE = Schedule(epochs=4, batch_size=6, lr=0.05, warmup=0.05, weight_decay=0.1)
 
 
 def shuffled(seed, size=SCHEDULE.batch_size):
@@ -41,9 +41,8 @@ def shuffled(seed, size=SCHEDULE.batch_size):
 
 
 def test_learning_rate_warms_up_then_falls_by_a_cosine_to_nearly_0():
-    factors = [learning_rate_factor(step, 200) for step in range(201)]
+    factors = [learning_rate_factor(step, 200, 0.05) for step in range(201)]
     assert factors[:10] == pytest.approx(np.arange(1, 11) / 10)  # 5 % of 200
-    assert round(WARMUP_SHARE * 200) == 10
     assert factors[10] == 1.0
     assert factors[105] == pytest.approx(0.5)
     assert factors[200] == pytest.approx(0.0, abs=1e-12)
@@ -52,8 +51,14 @@ def test_learning_rate_warms_up_then_falls_by_a_cosine_to_nearly_0():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 19])
-def test_short_schedules_have_a_rate_above_0_at_every_step(steps):
-    assert all(0 < learning_rate_factor(step, steps) <= 1 for step in range(steps))
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.9])
+def test_short_schedules_have_a_rate_above_0_at_every_step(steps, warmup):
+    assert all(0 < learning_rate_factor(step, steps, warmup) <= 1 for step in range(steps))
+
+
+def test_without_warmup_training_starts_at_the_peak():
+    assert learning_rate_factor(0, 200, 0.0) == 1.0
+    assert learning_rate_factor(0, 200, 0.5) == 0.01
 
 
 class Run:
@@ -136,13 +141,13 @@ def test_training_and_validation_are_in_their_modes():
 
 
 def test_train_loss_is_the_mean_over_images():
-    run = Run(schedule=Schedule(3, 6, 1e-12, 0.0))  # nothing moves
+    run = Run(schedule=Schedule(3, 6, 1e-12, 0.05, 0.0))  # nothing moves
     expected = float((run.model(run.x) - run.y).square().mean().detach())
     assert [one.train_loss for one in run.history] == pytest.approx([expected] * 3, rel=1e-4)
 
 
 def test_training_learns():
-    run = Run(schedule=Schedule(60, 6, 0.1, 0.0))
+    run = Run(schedule=Schedule(60, 6, 0.1, 0.05, 0.0))
     assert run.history[-1].validation_loss < 0.01 * run.history[0].validation_loss
 
 
@@ -161,7 +166,7 @@ def test_weight_decay_is_for_matrices_only():
     def no_gradient(_rows):
         return sum((0 * value).sum() for value in model.parameters())
 
-    schedule = Schedule(1, 20, 0.1, 0.5)
+    schedule = Schedule(1, 20, 0.1, 0.05, 0.5)
     fit(model, len(ROWS), shuffled(0, 20), no_gradient, lambda: 0.0, schedule, "decay")
     torch.testing.assert_close(model.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(model.bias, before["bias"])

@@ -58,6 +58,11 @@ def more_measured(subject: str) -> Path:
     return FIRST_SUBJECT.parent / f"{subject}.zarr"
 
 
+def encoder_curve(member: int) -> Path:
+    """Training curve of the brain encoder, or of a member of an ensemble of them, counted from 0."""
+    return ENCODER / (f"curve{member}.tsv" if member else "curve.tsv")
+
+
 def encoder_ood(set_name: str) -> Path:
     """Scores of the brain encoder on a set of restyled images."""
     return DATA / "encoder_ood" / set_name

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,20 +19,20 @@ from neuralood.base.store import Array
 
 T = TypeVar("T")
 
-WARMUP_SHARE = 0.05
-"""Share of all steps in which the learning rate climbs linearly to its value; a cosine to 0 follows."""
-
 GRADIENT_NORM = 1.0
 """Gradients are clipped to this norm."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train; `lr` is the peak."""
+    """How long and how fast to train."""
 
     epochs: int
     batch_size: int
     lr: float
+    """The peak, where a cosine to 0 begins."""
+    warmup: float
+    """Share of all steps in which the learning rate climbs linearly to that peak."""
     weight_decay: float
 
 
@@ -64,7 +64,7 @@ def fit(
     for epoch in console.track(range(state.step // per_epoch + 1, last + 1), description, last - len(state.history)):
         model.train()
         for rows, batch in next(epochs):
-            _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps))
+            _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps, schedule.warmup))
             loss = loss_of(batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -87,15 +87,15 @@ def fit(
     return state.history
 
 
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Share of the peak learning rate at `step` of `steps`: linear warm-up, then a cosine to 0."""
-    warmup = max(1, round(WARMUP_SHARE * steps))
+def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at `step` of `steps`: linear warm-up over a share of them, then a cosine to 0."""
+    warmup = max(1, round(warmup_share * steps))
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def best_epoch(history: list[Epoch]) -> int:
+def best_epoch(history: Sequence[Epoch]) -> int:
     """Number of the epoch with the lowest validation loss, the earlier of equals."""
     return min(history, key=lambda one: (one.validation_loss, one.epoch)).epoch
 

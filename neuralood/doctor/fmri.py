@@ -1,6 +1,7 @@
 """Measured fMRI: files, shapes and values, and figures that every right copy of the Natural Scenes Dataset shares."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,25 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def fmri_checks(params: Params) -> Iterator[Check]:
-    """Those of the source that params.yaml names."""
+    """Those of the source that params.yaml names: of the subject, and of further ones whose fMRI trains the trunk."""
     yield Check("fMRI", lambda: _look(params))
+    for name in params.encoder.more_subjects if params.fmri.source != "simulated" else ():
+        yield Check(f"fMRI of {name}", lambda name=name: _look_at_further(params, name))  # type: ignore[misc]
+
+
+def _look_at_further(params: Params, name: str) -> Iterator[Finding]:
+    """As at the first subject's fMRI, under another name."""
+    entry = params.encoder.more_subjects[name]
+    assert entry.path is not None  # as the fMRI is not simulated
+    files = replace(params.fmri.files[params.fmri.subject], path=entry.path)
+    fmri = replace(params.fmri, subject=name, files={name: files})
+    own = replace(params, fmri=fmri, files={**params.files, "nsd": params.files[entry.images]})
+    keys = {f"fmri.files.{name}": f"encoder.more_subjects.{name}", "files.nsd": f"files.{entry.images}"}
+    for finding in _look(own):
+        remedy = finding.remedy
+        for key, of_further in keys.items():
+            remedy = remedy.replace(key, of_further)
+        yield replace(finding, check=finding.check.replace("fMRI", f"fMRI of {name}", 1), remedy=remedy)
 
 
 def _look(params: Params) -> Iterator[Finding]:
@@ -142,8 +160,9 @@ def _images_fit(params: Params, rows: int) -> Iterator[Finding]:
     entry = params.files["nsd"]
     images = tally("nsd", entry, paths.data_root() / entry.path).images
     if images != rows:
-        remedy = "let files.nsd.path and fmri.files lead to the same subject, and complete its training_images"
-        yield Finding("fMRI: rows", f"{rows:,} rows of fMRI for {images:,} images of nsd", "red", remedy)
+        key = f"fmri.files.{params.fmri.subject}.path"
+        remedy = f"let files.nsd.path and {key} lead to the same subject, and complete its training_images"
+        yield Finding("fMRI: rows", f"{rows:,} rows of fMRI for {images:,} images", "red", remedy)
 
 
 def _nsd(params: Params, folder: Path) -> Iterator[Finding]:

@@ -1,8 +1,11 @@
 """What the brain's information is compared with: the fMRI that a control trains on."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from neuralood.base.store import Array
+from neuralood.base.training import Epoch, best_epoch
 
 
 def derangement(n: int, rng: np.random.Generator) -> Array:
@@ -25,6 +28,16 @@ def shuffled_fmri(fmri: Array, parts: list[Array], rng: np.random.Generator) -> 
     for rows in parts:
         shuffled[rows] = fmri[rows[derangement(len(rows), rng)]]
     return shuffled
+
+
+def kept_epoch(history: Sequence[Epoch], control: str) -> int:
+    """The epoch whose weights are kept: the best by validation, but the last of `shuffled`; 0 where none was trained.
+
+    Training on shuffled fMRI ends where training on the measured one is best.
+    """
+    if not history:
+        return 0
+    return len(history) if control == "shuffled" else best_epoch(history)
 
 
 def feature_fmri(features: Array, train: Array, ceiling: Array, rng: np.random.Generator) -> Array:

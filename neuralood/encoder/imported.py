@@ -18,8 +18,6 @@ from neuralood.encoder.trained import RECORD, WEIGHTS
 IMPORTED = "imported"
 """What metrics call the source of fMRI that was predicted with such an encoder."""
 
-CURVE = "curve.tsv"
-
 
 def index_imported(params: Params) -> None:
     """The folder of fmri.imported.SUBJECT -> what later stages would read of measured fMRI, empty.
@@ -70,7 +68,7 @@ def adopt_imported(params: Params) -> None:
     paths.ENCODER.mkdir(parents=True)
     shutil.copyfile(folder / WEIGHTS, paths.ENCODER / WEIGHTS)
     write_json(paths.ENCODER / RECORD, {**record, "source": IMPORTED}, compact=True)
-    write_curve(paths.ENCODER / CURVE, [])
+    write_curve(paths.encoder_curve(0), [])
     metrics = {**scores, "data": IMPORTED, "trained_on": record["trained_on"]}
     write_json(paths.ENCODER_METRICS, metrics)
     shutil.rmtree(paths.ENCODER_VERTICES, ignore_errors=True)

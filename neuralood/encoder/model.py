@@ -6,7 +6,7 @@ of the ROIs that it belongs to.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -189,6 +189,64 @@ class RoiEncoder(nn.Module):
 
     def _standardised(self, patches: Tensor) -> Tensor:
         return (patches - self.token_mean) / self.token_sd
+
+
+class EncoderEnsemble(nn.Module):
+    """Encoders of one subject that differ in their random draws: what they predict on average."""
+
+    membership: Tensor
+
+    def __init__(self, members: Iterable[RoiEncoder]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.register_buffer("membership", self._first.membership.clone())
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What `roi_encoder` makes such an ensemble of."""
+        return {**self._first.sizes, "ensemble": len(self.members)}
+
+    @property
+    def token_mean(self) -> Tensor:
+        """Per-feature mean of the training tokens, D."""
+        return self._first.token_mean
+
+    @property
+    def token_sd(self) -> Tensor:
+        """Per-feature sd of the training tokens, D."""
+        return self._first.token_sd
+
+    @property
+    def _first(self) -> RoiEncoder:
+        return next(self._encoders())
+
+    def standardise_by(self, mean: Tensor, sd: Tensor) -> None:
+        """As of a single encoder."""
+        for encoder in self._encoders():
+            encoder.standardise_by(mean, sd)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """patches B N D -> B V."""
+        return torch.stack([encoder(patches) for encoder in self._encoders()]).mean(0)
+
+    def attention(self, patches: Tensor) -> Tensor:
+        """Where each query looks: B Q N, mean over members and heads."""
+        return torch.stack([encoder.attention(patches) for encoder in self._encoders()]).mean(0)
+
+    def _encoders(self) -> Iterator[RoiEncoder]:
+        for member in self.members:
+            assert isinstance(member, RoiEncoder)
+            yield member
+
+
+RoiEncoders = RoiEncoder | EncoderEnsemble
+"""What predicts fMRI from patch tokens."""
+
+
+def roi_encoder(membership: Tensor, *, ensemble: int = 1, **sizes: Any) -> RoiEncoders:
+    """A RoiEncoder with random weights, or so many of them as one."""
+    members = [RoiEncoder(membership.clone(), **sizes) for _ in range(ensemble)]
+    return members[0] if ensemble == 1 else EncoderEnsemble(members)
 
 
 class SharedTrunk(nn.Module):

@@ -33,15 +33,13 @@ from neuralood.config import Params
 from neuralood.data.fmri import TEST, Measured, read_measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
-from neuralood.encoder.controls import feature_fmri, shuffled_fmri
-from neuralood.encoder.model import RoiEncoder, SharedTrunk, query_membership
+from neuralood.encoder.controls import feature_fmri, kept_epoch, shuffled_fmri
+from neuralood.encoder.model import EncoderEnsemble, RoiEncoder, RoiEncoders, SharedTrunk, query_membership
 from neuralood.encoder.scoring import score_encoder
 from neuralood.encoder.trained import predict, save_encoder
 from neuralood.encoder.viewers import Viewer, first_viewer, further_readout, further_viewers
 
 T = TypeVar("T")
-
-CURVE = "curve.tsv"
 
 Batch = tuple[HostPatches, Tensor]
 """Patch tokens of some images, and their fMRI, B V."""
@@ -57,18 +55,19 @@ def train_encoder(params: Params) -> None:
     _require_same_images(tokens, measured)
     first = first_viewer(tokens, measured)
     viewers = [first, *further_viewers(params, first)]
-    model, history = _train_control(params, viewers, device)
+    model, histories = _train_members(params, viewers, device)
     predicted = predict(model, tokens, measured.rows(TEST))
     record = score_encoder(params, predicted, tokens, measured, first.fmri, device)
 
-    save_encoder(model, tokens, measured, params.encoder.control, best_epoch(history) if history else 0)
-    write_curve(paths.ENCODER / CURVE, history)
+    save_encoder(model, tokens, measured, params.encoder.control, kept_epoch(histories[0], params.encoder.control))
+    for number, history in enumerate(histories):
+        write_curve(paths.encoder_curve(number), history)
     shutil.rmtree(paths.partial(paths.ENCODER), ignore_errors=True)
-    _show(record, params.encoder.control, history)
+    _show(record, params.encoder.control, histories)
 
 
 def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) -> RoiEncoder:
-    """An encoder with random weights for this subject and these tokens."""
+    """An encoder, one member of an ensemble, with random weights for this subject and these tokens."""
     _, layers, _, width = tokens["patches"].shape
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
     torch.manual_seed(seed)
@@ -86,24 +85,53 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
     )
 
 
-def _train_control(params: Params, viewers: list[Viewer], device: torch.device) -> tuple[RoiEncoder, list[Epoch]]:
-    """The encoder that `encoder.control` asks for, of the first of `viewers`, and its training curve."""
-    control, seed, (first, *further) = params.encoder.control, params.seed, viewers
-    model = build_encoder(params, first.measured, first.tokens, derived_seed(seed, "encoder weights")).to(device)
-    model.standardise_by(*token_statistics(first.tokens, first.train))
-    if control == "untrained":
-        return model.eval(), []
-    readouts = [further_readout(first, viewer, params.encoder.width, seed) for viewer in further]
-    trunk = SharedTrunk(model, readouts).to(device)
+def _train_members(
+    params: Params, viewers: list[Viewer], device: torch.device
+) -> tuple[RoiEncoders, list[list[Epoch]]]:
+    """The encoder that `encoder.control` asks for, of the first of `viewers`, and the training curve of each member."""
+    control, statistics = params.encoder.control, token_statistics(viewers[0].tokens, viewers[0].train)
+    targets = viewers
     if control == "features":
-        viewers = [replace(viewer, fmri=_feature_targets(params, viewer)) for viewer in viewers]
+        targets = [replace(viewer, fmri=_feature_targets(params, viewer)) for viewer in viewers]
+    if control == "shuffled":
+        targets = [replace(viewer, fmri=_shuffled(params, viewer)) for viewer in viewers]
+    members, histories = [], []
+    for number in range(params.encoder.ensemble):
+        trunk = _random_trunk(params, viewers, number)
+        trunk.encoder.standardise_by(*statistics)
+        members.append(trunk.encoder)
+        histories.append(_train_control(params, trunk.to(device), viewers, targets, number))
+    model = members[0] if len(members) == 1 else EncoderEnsemble(members)
+    return model.eval(), histories
+
+
+def _random_trunk(params: Params, viewers: list[Viewer], number: int) -> SharedTrunk:
+    """Member `number` of an ensemble before training, with readouts of further subjects."""
+    first, *further = viewers
+    names = _member_names(number)
+    encoder = build_encoder(params, first.measured, first.tokens, derived_seed(params.seed, "encoder weights", *names))
+    readouts = [further_readout(first, viewer, params.encoder.width, params.seed, names) for viewer in further]
+    return SharedTrunk(encoder, readouts)
+
+
+def _member_names(number: int) -> tuple[str, ...]:
+    """What tells random draws for a member of an ensemble from those for the first, which are a single encoder's."""
+    return (f"member {number}",) if number else ()
+
+
+def _train_control(
+    params: Params, trunk: SharedTrunk, viewers: list[Viewer], targets: list[Viewer], number: int
+) -> list[Epoch]:
+    """Train member `number` on `targets`, the viewers with what `encoder.control` puts in place of their fMRI."""
+    control = params.encoder.control
+    if control == "untrained":
+        return []
     if control != "shuffled":
-        return model, _fit(params, trunk, viewers, _checkpoint(params, viewers, control))
+        return _fit(params, trunk, targets, number, _checkpoint(params, viewers, control, number))
     start = {name: value.clone() for name, value in trunk.state_dict().items()}
-    kept = best_epoch(_fit(params, trunk, viewers, _checkpoint(params, viewers, "none")))
+    kept = best_epoch(_fit(params, trunk, viewers, number, _checkpoint(params, viewers, "none", number)))
     trunk.load_state_dict(start)
-    shuffled = [replace(viewer, fmri=_shuffled(params, viewer)) for viewer in viewers]
-    return model, _fit(params, trunk, shuffled, _checkpoint(params, viewers, control), kept)
+    return _fit(params, trunk, targets, number, _checkpoint(params, viewers, control, number), kept)
 
 
 def _shuffled(params: Params, viewer: Viewer) -> Array:
@@ -111,8 +139,8 @@ def _shuffled(params: Params, viewer: Viewer) -> Array:
     return shuffled_fmri(viewer.fmri, [viewer.train, viewer.validation], rng)
 
 
-def _checkpoint(params: Params, viewers: list[Viewer], target: str) -> Checkpoint:
-    """Of an interrupted training on the fMRI that is called `target`."""
+def _checkpoint(params: Params, viewers: list[Viewer], target: str, number: int) -> Checkpoint:
+    """Of an interrupted training of member `number` on the fMRI that is called `target`."""
     decides = {
         "settings": asdict(params.encoder),
         "fmri": [asdict(params.fmri), *(viewer.measured.fingerprint for viewer in viewers)],
@@ -121,18 +149,24 @@ def _checkpoint(params: Params, viewers: list[Viewer], target: str) -> Checkpoin
         "target": target,
     }
     return checkpoint_of(
-        paths.partial(paths.ENCODER) / f"{target}.safetensors", decides, params.runtime.checkpoint_minutes
+        paths.partial(paths.ENCODER) / f"{target}{number}.safetensors", decides, params.runtime.checkpoint_minutes
     )
 
 
 def _fit(
-    params: Params, trunk: SharedTrunk, viewers: list[Viewer], checkpoint: Checkpoint, stop_after: int | None = None
+    params: Params,
+    trunk: SharedTrunk,
+    viewers: list[Viewer],
+    number: int,
+    checkpoint: Checkpoint,
+    stop_after: int | None = None,
 ) -> list[Epoch]:
     """Train by mean squared error; with `stop_after` for that many epochs, else to the best by validation.
 
     A step is a batch of each subject, and their losses are summed. Epochs and validation are those of the first.
     """
     device, settings, first = next(trunk.parameters()).device, params.encoder, viewers[0]
+    of_ensemble = f", {number + 1} of {settings.ensemble}" if settings.ensemble > 1 else ""
 
     def load(viewer: Viewer, rows: Array) -> Batch:
         return host_patches(viewer.tokens, rows, pin=pins_memory(device)), torch.from_numpy(viewer.fmri)[rows]
@@ -148,7 +182,7 @@ def _fit(
 
     def epochs_of(viewer: Viewer, steps: int) -> Iterator[Iterator[tuple[Array, Batch]]]:
         arrays, size, buffer = (viewer.tokens["patches"],), settings.batch_size, settings.shuffle_buffer
-        rng = generator(params.seed, "encoder batches", *viewer.names)
+        rng = generator(params.seed, "encoder batches", *viewer.names, *_member_names(number))
         return training_epochs(arrays, viewer.train, buffer, size, partial(load, viewer), rng, steps)
 
     def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, list[Batch]]]]:
@@ -161,8 +195,8 @@ def _fit(
         epochs_after,
         loss_of,
         validate,
-        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
-        f"brain encoder ({settings.control})",
+        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay),
+        f"brain encoder ({settings.control}{of_ensemble})",
         checkpoint,
         stop_after,
     )
@@ -204,12 +238,12 @@ def _require_same_images(tokens: Store, measured: Measured) -> None:
         )
 
 
-def _show(record: dict[str, Any], control: str, history: list[Epoch]) -> None:
+def _show(record: dict[str, Any], control: str, histories: list[list[Epoch]]) -> None:
     simulated = " (simulated fMRI)" if record["data"] == "simulated" else ""
     rows = {
         "median r, encoder": f"{record['pearson']['median']:.3f}",
         **{f"median r, {name}": f"{scores['pearson']['median']:.3f}" for name, scores in record["baselines"].items()},
-        "epoch kept": str(best_epoch(history)) if history else "none",
+        "epoch kept": ", ".join(str(kept_epoch(history, control) or "none") for history in histories),
     }
     for group, scores in record["groups"].items():
         over = scores["over_ridge"]

@@ -15,13 +15,13 @@ from neuralood.base.store import Array, Store, require_same
 from neuralood.base.weights import fingerprint
 from neuralood.data.fmri import Measured
 from neuralood.encoder.image_model import ImageEncoder
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.model import RoiEncoders, roi_encoder
 
 WEIGHTS = "encoder.safetensors"
 RECORD = "encoder.json"
 
 TOKENS, IMAGES = "tokens", "images"
-"""What an encoder reads (`reads` of its record): a RoiEncoder tokens, an ImageEncoder images."""
+"""What an encoder reads (`reads` of its record): RoiEncoders tokens, an ImageEncoder images."""
 
 RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", "pool", "versions")
 """What two token stores must share for one encoder to read both."""
@@ -29,7 +29,7 @@ RECIPE = ("backbone", "weights", "preprocessing", "features", "layers", "grid", 
 EXTRACTION = ("weights_source", "dtype", "autocast")
 """What else it takes to make such tokens of other images."""
 
-EncoderModel = RoiEncoder | ImageEncoder
+EncoderModel = RoiEncoders | ImageEncoder
 
 
 def require_recipe(tokens: Store, record: dict[str, Any]) -> None:
@@ -41,7 +41,7 @@ def require_recipe(tokens: Store, record: dict[str, Any]) -> None:
         console.warn(f"{tokens.path}: {key} are {tokens.attributes[key]}, the encoder's {record['tokens'][key]}")
 
 
-def save_encoder(model: RoiEncoder, tokens: Store, measured: Measured, control: str, epochs: int) -> None:
+def save_encoder(model: RoiEncoders, tokens: Store, measured: Measured, control: str, epochs: int) -> None:
     """Write weights, and what is needed to build the model, to name its vertices and to refuse other tokens."""
     save_tensors(paths.ENCODER / WEIGHTS, model.state_dict())
     places = measured.fsaverage_vertex
@@ -71,7 +71,7 @@ def load_encoder(folder: Path = paths.ENCODER) -> tuple[EncoderModel, dict[str, 
     if record["reads"] == IMAGES:
         model = empty_encoder(record, weights).to_empty(device="cpu")
     else:
-        model = RoiEncoder(weights["membership"], **record["sizes"])
+        model = roi_encoder(weights["membership"], **record["sizes"])
     model.load_state_dict(weights)
     return model.eval().requires_grad_(False), record
 
@@ -82,7 +82,7 @@ def empty_encoder(record: dict[str, Any], weights: dict[str, Tensor]) -> Encoder
         if record["reads"] == IMAGES:
             components, features = weights["project.weight"].shape
             return ImageEncoder(record["network"], weights["membership"], features=features, components=components)
-        return RoiEncoder(weights["membership"], **record["sizes"])
+        return roi_encoder(weights["membership"], **record["sizes"])
 
 
 def trained_numbers(model: EncoderModel) -> int:
@@ -91,7 +91,7 @@ def trained_numbers(model: EncoderModel) -> int:
     return sum(value.numel() for value in part.parameters())
 
 
-def predict(model: RoiEncoder, tokens: Store, rows: Array) -> Array:
+def predict(model: RoiEncoders, tokens: Store, rows: Array) -> Array:
     """Predicted fMRI, I V float32, of the given rows of a token store."""
     device = next(model.parameters()).device
 

@@ -77,15 +77,15 @@ def rows_to_train_on(measured: Measured, images: Manifest, first: Measured, firs
     return np.array([row for row in measured.rows(TRAIN).tolist() if seen[row] not in held_out], np.int64)
 
 
-def further_readout(first: Viewer, viewer: Viewer, width: int, seed: int) -> RoiReadout:
-    """A readout of a further subject from the trunk of the first, with random weights.
+def further_readout(first: Viewer, viewer: Viewer, width: int, seed: int, names: tuple[str, ...] = ()) -> RoiReadout:
+    """A readout of a further subject from the trunk of the first, with random weights, drawn by `seed` and `names`.
 
     Raises UserError where the two have no ROI in common, nor vertices in none.
     """
     membership = shared_membership(first.measured, viewer.measured)
     if not membership.any():
         raise UserError(f"encoder.more_subjects: {viewer.measured.subject} has no ROI of {first.measured.subject}'s")
-    torch.manual_seed(derived_seed(seed, "encoder weights", *viewer.names))
+    torch.manual_seed(derived_seed(seed, "encoder weights", *viewer.names, *names))
     return RoiReadout(torch.from_numpy(membership), width)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralood.base.attention import CrossAttention
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.model import RoiEncoders
 
 
 class FusionOutput(NamedTuple):
@@ -92,7 +92,7 @@ class FusionClassifier(nn.Module):
 
     order: Tensor
 
-    def __init__(self, sizes: FusionSizes, order: Tensor, encoder: RoiEncoder | None = None) -> None:
+    def __init__(self, sizes: FusionSizes, order: Tensor, encoder: RoiEncoders | None = None) -> None:
         """order: indices of the vertices that fusion reads, lined up as they are cut into patches."""
         super().__init__()
         self.sizes = sizes

@@ -29,7 +29,8 @@ from neuralood.config import Fusion, Params
 from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.image_model import ImageEncoder
+from neuralood.encoder.model import roi_encoder
 from neuralood.encoder.trained import EncoderModel, load_encoder, trained_numbers
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
@@ -95,8 +96,8 @@ def build_fusion(
     )
     torch.manual_seed(derived_seed(seed, "weights"))
     own = None
-    if settings.variant == "image_only" and isinstance(encoder, RoiEncoder):
-        own = RoiEncoder(encoder.membership, **encoder.sizes)
+    if settings.variant == "image_only" and not isinstance(encoder, ImageEncoder):
+        own = roi_encoder(encoder.membership, **encoder.sizes)
         own.standardise_by(encoder.token_mean, encoder.token_sd)
     return FusionClassifier(sizes, order, own)
 
@@ -168,7 +169,7 @@ def _fit(
         epochs_after,
         loss_of,
         validate,
-        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.weight_decay),
+        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay),
         f"fusion ({settings.variant})",
         _checkpoint(params, data, number),
     )
@@ -188,7 +189,7 @@ def _checkpoint(params: Params, data: ImageData, number: int) -> Checkpoint:
 
 
 def _require_encoder(variant: str, encoder: EncoderModel) -> None:
-    if variant == "image_only" and not isinstance(encoder, RoiEncoder):
+    if variant == "image_only" and isinstance(encoder, ImageEncoder):
         raise UserError(
             "fusion.variant: image_only trains an encoder of tokens from random weights, and the imported one reads "
             "images: choose bmfl, concat or brain_only"

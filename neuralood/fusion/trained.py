@@ -25,7 +25,8 @@ from neuralood.base.reading import (
 from neuralood.base.records import read_json
 from neuralood.base.store import Array, Rows, Store, open_store
 from neuralood.data.manifest import Manifest
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.image_model import ImageEncoder
+from neuralood.encoder.model import roi_encoder
 from neuralood.encoder.trained import EncoderModel, require_recipe
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.probe import Probe
@@ -107,8 +108,8 @@ def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tup
     folder = seed_folder(number)
     tensors = load_tensors(folder / "fusion.safetensors")
     own = None
-    if record["variant"] == "image_only" and isinstance(encoder, RoiEncoder):
-        own = RoiEncoder(encoder.membership, **encoder.sizes)
+    if record["variant"] == "image_only" and not isinstance(encoder, ImageEncoder):
+        own = roi_encoder(encoder.membership, **encoder.sizes)
     model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
     model.load_state_dict(tensors)
     probe = load_tensors(folder / "probe.safetensors")

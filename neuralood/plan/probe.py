@@ -24,7 +24,7 @@ from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
-from neuralood.encoder.model import RoiEncoder, query_membership
+from neuralood.encoder.model import RoiEncoders, query_membership, roi_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.trained import HostBatch
@@ -108,8 +108,8 @@ def forward_seconds(backbone: FrozenBackbone, settings: Cache, device: torch.dev
 
 
 def encoder_speed(params: Params, shape: TokenShape, brain: Brain, device: torch.device) -> Speed:
-    """Of the brain encoder."""
-    model = _random_encoder(params, shape, brain).to(device)
+    """Of the brain encoder, all members of an ensemble, which are trained one after the other."""
+    model = _random_encoder(params, shape, brain, ensemble=1).to(device)
 
     def sample(images: int) -> tuple[HostPatches, Tensor]:
         return _random_patches(images, shape, params.cache), torch.randn(images, brain.membership.shape[1])
@@ -121,14 +121,17 @@ def encoder_speed(params: Params, shape: TokenShape, brain: Brain, device: torch
     def loss_of(batch: tuple[HostPatches, Tensor]) -> Tensor:
         return F.mse_loss(predict(batch), batch[1].to(device))
 
-    return _speed(model, params, shape, params.encoder.batch_size, sample, predict, loss_of)
+    one = _speed(model, params, shape, params.encoder.batch_size, sample, predict, loss_of)
+    return Speed(params.encoder.ensemble * one.step, params.encoder.ensemble * one.predict)
 
 
 def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, device: torch.device) -> Speed:
     """Of the fusion classifier."""
     settings = params.fusion
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
-    own = _random_encoder(params, shape, brain) if settings.variant == "image_only" else None
+    own = None
+    if settings.variant == "image_only":
+        own = _random_encoder(params, shape, brain, params.encoder.ensemble)
     sizes = FusionSizes(
         variant=settings.variant,
         cls_width=shape.cls_width,
@@ -212,15 +215,16 @@ def _step_seconds(model: nn.Module, images: int, batch: T, loss_of: Callable[[T]
             yield np.arange(images), batch
         starts.append(time.perf_counter())
 
-    schedule = Schedule(epochs=1, batch_size=images, lr=1e-6, weight_decay=0.0)
+    schedule = Schedule(epochs=1, batch_size=images, lr=1e-6, warmup=0.0, weight_decay=0.0)
     fit(model, images, lambda _: iter([again()]), loss_of, lambda: 0.0, schedule, "probing a training step")
     return float(np.median(np.diff(starts)[1:]))
 
 
-def _random_encoder(params: Params, shape: TokenShape, brain: Brain) -> RoiEncoder:
+def _random_encoder(params: Params, shape: TokenShape, brain: Brain, ensemble: int) -> RoiEncoders:
     settings = params.encoder
-    return RoiEncoder(
+    return roi_encoder(
         brain.membership,
+        ensemble=ensemble,
         grid=[side // params.cache.pool for side in shape.grid],
         token_width=shape.layers * shape.width,
         width=settings.width,

@@ -59,6 +59,7 @@ def stage_times(work: Work, backbone: FrozenBackbone) -> Iterator[StageTime]:
     if work.params.fmri.source != "imported":
         yield _prepare_fmri(work)
         yield from _train_encoder(work, backbone, flops)
+        yield from _score_encoder(work)
     yield _synthesize(work)
     yield from _train_fusion(work, backbone, flops)
     yield _evaluate(work)
@@ -121,8 +122,19 @@ def _train_encoder(work: Work, backbone: FrozenBackbone, flops: float) -> Iterat
     kernel = 2 * images * train * features
     fits = 2 * RIDGE_FITS / 5 * train * components * work.vertices
     yield _computed("  its ridge baseline", f"{train:,} x {features:,} tokens", kernel + fits, flops)
+    if backbone.shape.layers > 1:
+        scales = settings.banded_samples
+        yield _computed("  its banded ridge", f"{scales} ways to scale layers", scales * fits, flops)
     steps = 2 * FACTORISED_PRODUCTS * settings.factorised.epochs * train * features * work.vertices
     yield _computed("  its factorised one", f"{settings.factorised.epochs} epochs, on the CPU", steps, flops)
+
+
+def _score_encoder(work: Work) -> Iterator[StageTime]:
+    """Of images that the encoder is scored on out of distribution, and of as many photos beside them."""
+    sets = work.chosen("fmri_ood")
+    if sets and work.encoder is not None:
+        images, each = _sum(one.images.count for one in sets), 2 * work.encoder.predict
+        yield _of_images("score_encoder", images, images.known * each, each, MEASURED)
 
 
 def _synthesize(work: Work) -> StageTime:

@@ -11,7 +11,7 @@ from neuralood.base.device import prepare_torch
 from neuralood.base.reading import patch_batch
 from neuralood.base.store import Array, open_store
 from neuralood.data.subject import HEMISPHERES
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.trained import load_encoder, require_recipe
 
 REST = "rest"
@@ -32,7 +32,7 @@ def read_attention(set_name: str, rows: Array, threads: int) -> Attention:
     device = prepare_torch("cpu", threads)
     tokens, (model, record) = open_store(paths.tokens(set_name)), load_encoder()
     require_recipe(tokens, record)
-    assert isinstance(model, RoiEncoder)  # an encoder of images has no attention: the page says so before
+    assert not isinstance(model, ImageEncoder)  # an encoder of images has no attention: the page says so before
     names = query_names(record["roi_names"], model.membership.numpy(), np.array(record["hemi"]))
     with torch.inference_mode():
         weights = model.attention(patch_batch(tokens, rows, device)).numpy()

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from neuralood.base.training import Epoch, best_epoch
+from neuralood.base.training import Epoch
 
 INK, FAINT = "#222831", "#8a929c"
 LINEAR, FUSION = "#d9741a", "#0b7ac4"  # orange and blue: told apart by every common kind of colour vision
@@ -114,20 +114,19 @@ def ood_chart(labels: Sequence[str], pairs: Sequence[tuple[Dots, Dots]]) -> str:
         return svg_of(figure)
 
 
-def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: int | None) -> str:
-    """Training and validation loss, one pair of lines a seed; a ring marks the epoch kept (default: the best)."""
+def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: Iterable[int]) -> str:
+    """Training and validation loss, one pair of lines a curve; a ring marks the epoch kept."""
     with style():
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
         axes = figure.add_subplot()
-        for number, curve in enumerate(curves):
+        for number, (curve, epoch) in enumerate(zip(curves, kept, strict=True)):
             epochs = [one.epoch for one in curve]
-            best = curve[(kept or best_epoch(list(curve))) - 1]
             for values, name, colour, dash in (
                 ([one.train_loss for one in curve], train, LINEAR, "--"),
                 ([one.validation_loss for one in curve], validation, FUSION, "-"),
             ):
                 axes.plot(epochs, values, dash, color=colour, linewidth=1.6, label=None if number else name)
-            axes.plot(best.epoch, best.validation_loss, "o", color=FUSION, fillstyle="none", markersize=9)
+            axes.plot(epoch, curve[epoch - 1].validation_loss, "o", color=FUSION, fillstyle="none", markersize=9)
         if all(min(one.train_loss, one.validation_loss) > 0 for curve in curves for one in curve):
             axes.set_yscale("log", subs=(2, 5))
             axes.yaxis.set_major_formatter("{x:g}")

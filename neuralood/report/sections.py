@@ -8,8 +8,10 @@ from typing import Any
 from neuralood.base import paths
 from neuralood.base.seeding import generator
 from neuralood.base.store import open_store
+from neuralood.base.training import best_epoch
 from neuralood.config import Params
 from neuralood.data.imagenet.wnids import spoken
+from neuralood.encoder.controls import kept_epoch
 from neuralood.predictions import MODELS
 from neuralood.report import page, words
 from neuralood.report.charts import FUSION, LINEAR, Dots, accuracy_chart, curve_chart, gain_chart
@@ -116,9 +118,11 @@ def samples(outputs: Outputs) -> str:
 def training(outputs: Outputs, charts: Charts) -> str:
     """Training curves of the encoder and of every seed's fusion classifier."""
     captions, notes = {}, []
-    curve = read_curve(paths.ENCODER / "curve.tsv")
-    if curve:
-        charts["encoder_curve"] = curve_chart([curve], "train", "validation", outputs.encoder_record["epochs"])
+    members = range(outputs.encoder_record.get("sizes", {}).get("ensemble", 1))
+    curves = [curve for curve in map(read_curve, map(paths.encoder_curve, members)) if curve]
+    if curves:
+        kept = [kept_epoch(curve, outputs.encoder_record["control"]) for curve in curves]
+        charts["encoder_curve"] = curve_chart(curves, "train", "validation", kept)
         captions["encoder_curve"] = "Brain encoder: mean squared error by epoch; the ring is the epoch kept."
     else:
         notes.append(page.text("p", "The brain encoder was not trained here: no curve.", cls="note"))
@@ -126,7 +130,7 @@ def training(outputs: Outputs, charts: Charts) -> str:
     curves = [curve for curve in map(read_curve, files) if curve]
     if curves:
         charts["fusion_curve"] = curve_chart(
-            curves, "train (with the correlation term)", "holdout (cross-entropy)", None
+            curves, "train (with the correlation term)", "holdout (cross-entropy)", map(best_epoch, curves)
         )
         captions["fusion_curve"] = "Fusion, one pair of lines a seed: loss by epoch; the ring is the epoch kept."
     else:

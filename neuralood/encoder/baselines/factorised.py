@@ -89,7 +89,7 @@ def factorised_predictions(
         return training_epochs(arrays, train, settings.shuffle_buffer, batch_size, load, rng, steps)
 
     chosen = settings.factorised
-    schedule = Schedule(chosen.epochs, batch_size, chosen.lr, chosen.weight_decay)
+    schedule = Schedule(chosen.epochs, batch_size, chosen.lr, settings.warmup, chosen.weight_decay)
     fit(model, len(train), epochs_after, loss_of, validate, schedule, "factorised baseline")
     with torch.inference_mode():
         read = read_batches(arrays, wanted, batch_size, load)
