@@ -188,7 +188,7 @@ class RoiEncoder(nn.Module):
         return start.unsqueeze(0), added
 
     def _standardised(self, patches: Tensor) -> Tensor:
-        return (patches - self.token_mean) / self.token_sd
+        return (patches - self.token_mean).div_(self.token_sd)
 
 
 class EncoderEnsemble(nn.Module):
