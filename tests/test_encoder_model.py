@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.dense_encoder import DenseEncoder, as_roi_encoder, plain_sine_positions
-from neuralood.base.attention import CrossAttention
+from neuralood.base import attention as attending
+from neuralood.base.attention import CrossAttention, dropped
 from neuralood.encoder.model import RoiEncoder, RoiReadout, query_membership, sine_positions
 
 GRID, PATCHES, TOKEN_WIDTH, WIDTH, HEADS, VERTICES, LH_VERTICES = (2, 3), 6, 4, 8, 2, 9, 5
@@ -406,6 +407,59 @@ def test_attention_weights_used_by_hand_give_the_output(rng):
     weights = attention.weights(queries, context)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 4))
     torch.testing.assert_close(attention(queries, context), attention.to_output(weights @ attention.to_value(context)))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_wanted_share_is_dropped_anew_each_time(share):
+    torch.manual_seed(0)
+    draws = torch.stack([dropped(torch.ones(101, 97), share)[0] == 0 for _ in range(40)]).double()
+    error = (share * (1 - share) / draws.numel()) ** 0.5
+    assert float(draws.mean()) == pytest.approx(share, abs=4 * error)
+    for lane in range(4):  # of the 64 bits drawn at a time
+        assert float(draws.flatten(1)[:, lane::4].mean()) == pytest.approx(share, abs=8 * error)
+    neighbours = np.corrcoef(draws.flatten()[:-1], draws.flatten()[1:])[0, 1]
+    repeated = np.corrcoef(draws[0].flatten(), draws[1].flatten())[0, 1]
+    assert abs(neighbours) < 0.01
+    assert abs(repeated) < 0.05
+
+
+def test_sums_of_what_is_left_are_unbiased_and_gradients_flow_to_that_alone():
+    torch.manual_seed(0)
+    values = torch.rand(200, 300, requires_grad=True)
+    left, scale = dropped(values, 0.3)
+    assert scale == pytest.approx(1 / 0.7, abs=1e-4)
+    assert scale * left.detach().sum().item() == pytest.approx(values.detach().sum().item(), rel=0.01)
+    assert torch.equal(left[left != 0], values[left != 0])
+    left.sum().backward()
+    assert torch.equal(values.grad, (left != 0).float())
+
+
+def test_nothing_is_dropped_of_a_share_of_0():
+    values = torch.rand(5, 3)
+    left, scale = dropped(values, 0.0)
+    assert torch.equal(left, values)
+    assert scale == 1.0
+
+
+def test_equal_seeds_drop_the_same():
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(dropped(torch.ones(33, 7), 0.5)[0])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_attention_drops_shares_and_scales_what_it_reads(rng, monkeypatch):
+    attention = randomise(CrossAttention(WIDTH, 2, 0.4)).train()
+    queries, context = (drawn(rng, 3, length, WIDTH) for length in (4, 7))
+    asked = []
+    monkeypatch.setattr(attending, "dropped", lambda shares, share: asked.append(share) or (shares, 2.0))
+    nothing = attention.to_output(attention.to_value.bias)
+    twice = attention(queries, context) - nothing
+    monkeypatch.setattr(attending, "dropped", lambda shares, share: asked.append(share) or (shares, 1.0))
+    torch.testing.assert_close(twice, 2 * (attention.eval()(queries, context) - nothing))
+    assert asked == [0.4, 0.0]
 
 
 def test_dropout_acts_in_training_only(patches):
