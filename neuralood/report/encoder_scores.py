@@ -9,7 +9,7 @@ from neuralood.data.rois import ROI_NAMES
 from neuralood.report import page, words
 from neuralood.report.charts import FAINT, FUSION, INK, LINEAR, Dots, ood_chart, roi_chart
 from neuralood.report.cortex import cortex
-from neuralood.report.figures import Charts, chart, chart_row
+from neuralood.report.figures import Charts, chart_row
 from neuralood.report.outputs import Outputs
 from neuralood.report.words import signed
 
@@ -179,17 +179,15 @@ def _beyond_photos(sets: Mapping[str, Any], charts: Charts, *, simulated: bool) 
         values = [_group_r(scores, group) for group in (*GROUPS, None) for scores in both]
         values += [scores.get("fraction_of_ceiling", math.nan) for scores in both]
         rows.append([name, f"{one['n']:,}", *("" if math.isnan(value) else _plain(value) for value in values)])
-    of_what = " of simulated fMRI" if simulated else ""
+    caption = (
+        f"Median r over vertices{' of simulated fMRI' if simulated else ''}, early and high ROIs: on images of each "
+        "set, and (rings) on test images of the kind that the encoder was trained on. The further left of its ring, "
+        "the less a prediction is worth; a set's ceiling may be another than that of photos."
+    )
     return "".join(
         [
             page.text("h3", "How far predictions can be trusted beyond photos"),
-            chart(
-                charts,
-                "encoder_ood",
-                f"Median r over vertices{of_what}, early and high ROIs: on images of each "
-                "set, and (rings) on test images of the kind that the encoder was trained on. The further left of its "
-                "ring, the less a prediction is worth; a set's ceiling may be another than that of photos.",
-            ),
+            chart_row(charts, {"encoder_ood": caption}),
             page.table(head, rows),
         ]
     )

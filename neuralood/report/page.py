@@ -35,7 +35,7 @@ figcaption { margin-top: 6px; max-width: 90ch; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9375rem; }
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
+thead th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal; }
 tr.total td { font-weight: 700; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
 .card { background: var(--wash); padding: 10px; font-size: .8125rem; line-height: 1.4; overflow-wrap: anywhere; }
