@@ -378,8 +378,10 @@ import sys
 import time
 from pathlib import Path
 sys.path[:0] = sys.argv[2:4]
+import torch
 from safetensors.torch import save_file
 from test_training import Dropping, at
+torch.set_num_threads(1)
 run = Dropping(at(Path(sys.argv[1])))
 loss_of, hang_at = run.loss_of, int(sys.argv[4])
 def hanging(rows):
@@ -392,9 +394,18 @@ save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
 """
 
 
+@pytest.fixture
+def one_thread():
+    """As in the other process: on more threads sums are rounded otherwise, and earlier tests set any number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 @pytest.mark.timeout(300)
-def test_a_killed_process_ends_as_if_it_was_not(tmp_path):
+def test_a_killed_process_ends_as_if_it_was_not(tmp_path, one_thread):
     """SIGKILL, once the checkpoint is there; another process goes on."""
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(ROOT), str(ROOT / "tests")]
     process = subprocess.Popen([*command, "6"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
