@@ -40,7 +40,7 @@ from neuralood.config import Encoder, Params, load_params
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, prepare_fmri, read_measured, vertices_of
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
-from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk, query_membership
+from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk, encoder_sizes, query_membership
 from neuralood.encoder.resampling import draw_counts, interval, resampled_means
 from neuralood.encoder.scores import pearson_columns
 from neuralood.encoder.train import side_by_side
@@ -270,17 +270,8 @@ def build(seen: Sequence[World], option: Option, settings: Encoder) -> SharedTru
     """An encoder of the first subject with random weights, and readouts of the others."""
     first, *further = seen
     measured, tokens = first.measured, first.tokens(option.layers, first.measured.rows(TRAIN)).flatten(0, 1)
-    model = RoiEncoder(
-        query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi)),
-        grid=first.grid,
-        token_width=tokens.shape[1],
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        positions=settings.positions,
-        start=settings.start,
-    )
+    membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
+    model = RoiEncoder(membership, **encoder_sizes(settings, first.grid, tokens.shape[1]))
     model.standardise_by(tokens.mean(0), tokens.std(0))
     option.change(model)
     memberships = [torch.from_numpy(shared_membership(measured, one.measured)) for one in further]

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import randomise
-from test_more_subjects import params_of, prepare, root, trained  # noqa: F401
+from test_more_subjects import params_of, prepare, root, train_until_stopped, trained  # noqa: F401
 
 from neuralood.base import paths
 from neuralood.base.reading import training_epochs
@@ -143,18 +142,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(root, monkeypatch, c
     prepare(params, root)
     wanted = fingerprint(trained(params))
     params = replace(params, runtime=replace(params.runtime, checkpoint_minutes=1e-9))
-    steps, loss = iter(range(stopped_after)), F.mse_loss
-
-    def stopping(*arguments):
-        if torch.is_grad_enabled() and next(steps, None) is None:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(F, "mse_loss", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train_encoder(params)
+    train_until_stopped(params, stopped_after, monkeypatch)
     asked = []
-    monkeypatch.setattr(F, "mse_loss", loss)
     monkeypatch.setattr(training, "training_epochs", lambda *a: asked.append(a[-1]) or training_epochs(*a))
     assert fingerprint(trained(params)) == wanted
     if control == "none":

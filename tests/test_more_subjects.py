@@ -293,6 +293,21 @@ def test_without_further_subjects_training_is_that_of_the_encoder_alone(root):
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.state_dict().items())
 
 
+def train_until_stopped(params, losses, monkeypatch):
+    """Train, but for a Ctrl-C after so many losses."""
+    left, loss = iter(range(losses)), F.mse_loss
+
+    def stopping(*arguments):
+        if torch.is_grad_enabled() and next(left, None) is None:
+            raise KeyboardInterrupt
+        return loss(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(F, "mse_loss", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train_encoder(params)
+
+
 @pytest.mark.parametrize("stopped_after", [1, 4, 7, 10])
 def test_an_interrupted_training_ends_with_the_same_weights(root, monkeypatch, stopped_after):
     """The first has 18 images in 4 batches; the other's epochs of 3 or more end elsewhere."""
@@ -300,17 +315,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(root, monkeypatch, s
     prepare(params, root)
     wanted = fingerprint(trained(params))
     params = replace(params, runtime=replace(params.runtime, checkpoint_minutes=1e-9))
-    steps, loss = iter(range(2 * stopped_after)), F.mse_loss
-
-    def stopping(*arguments):
-        if torch.is_grad_enabled() and next(steps, None) is None:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    monkeypatch.setattr(F, "mse_loss", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        train_encoder(params)
-    monkeypatch.setattr(F, "mse_loss", loss)
+    train_until_stopped(params, 2 * stopped_after, monkeypatch)
     asked = []
     monkeypatch.setattr(training, "training_epochs", lambda *a: asked.append(a[-1]) or training_epochs(*a))
     assert fingerprint(trained(params)) == wanted

@@ -74,7 +74,7 @@ def dropped(values: Tensor, share: float) -> tuple[Tensor, float]:
     """
     if not share or values.device.type != "cpu":
         return F.dropout(values, share), 1.0
-    levels = round(share * 2**16)
+    levels = min(round(share * 2**16), 2**16 - 1)
     random = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
     drop = random.view(torch.int16)[: values.numel()] < levels - 2**15
     return values.masked_fill(drop.view(values.shape), 0.0), 2**16 / (2**16 - levels)

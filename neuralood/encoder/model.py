@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from neuralood.base.attention import CrossAttention, FeedForward
+from neuralood.config import Encoder
 
 
 class DecoderLayer(nn.Module):
@@ -241,6 +242,12 @@ class EncoderEnsemble(nn.Module):
 
 RoiEncoders = RoiEncoder | EncoderEnsemble
 """What predicts fMRI from patch tokens."""
+
+
+def encoder_sizes(settings: Encoder, grid: Sequence[int], token_width: int) -> dict[str, Any]:
+    """What a RoiEncoder of such tokens is made of, by params.encoder."""
+    chosen = ("width", "depth", "heads", "dropout", "positions", "start")
+    return {"grid": list(grid), "token_width": token_width, **{name: getattr(settings, name) for name in chosen}}
 
 
 def roi_encoder(membership: Tensor, *, ensemble: int = 1, **sizes: Any) -> RoiEncoders:

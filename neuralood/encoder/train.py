@@ -34,7 +34,14 @@ from neuralood.data.fmri import TEST, Measured, read_measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.controls import feature_fmri, kept_epoch, shuffled_fmri
-from neuralood.encoder.model import EncoderEnsemble, RoiEncoder, RoiEncoders, SharedTrunk, query_membership
+from neuralood.encoder.model import (
+    EncoderEnsemble,
+    RoiEncoder,
+    RoiEncoders,
+    SharedTrunk,
+    encoder_sizes,
+    query_membership,
+)
 from neuralood.encoder.scoring import score_encoder
 from neuralood.encoder.trained import predict, save_encoder
 from neuralood.encoder.viewers import Viewer, first_viewer, further_readout, further_viewers
@@ -71,18 +78,7 @@ def build_encoder(params: Params, measured: Measured, tokens: Store, seed: int) 
     _, layers, _, width = tokens["patches"].shape
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
     torch.manual_seed(seed)
-    settings = params.encoder
-    return RoiEncoder(
-        membership,
-        grid=tokens.attributes["grid"],
-        token_width=layers * width,
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        positions=settings.positions,
-        start=settings.start,
-    )
+    return RoiEncoder(membership, **encoder_sizes(params.encoder, tokens.attributes["grid"], layers * width))
 
 
 def _train_members(

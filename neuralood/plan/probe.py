@@ -24,7 +24,7 @@ from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
-from neuralood.encoder.model import RoiEncoders, query_membership, roi_encoder
+from neuralood.encoder.model import RoiEncoders, encoder_sizes, query_membership, roi_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.trained import HostBatch
@@ -221,19 +221,9 @@ def _step_seconds(model: nn.Module, images: int, batch: T, loss_of: Callable[[T]
 
 
 def _random_encoder(params: Params, shape: TokenShape, brain: Brain, ensemble: int) -> RoiEncoders:
-    settings = params.encoder
-    return roi_encoder(
-        brain.membership,
-        ensemble=ensemble,
-        grid=[side // params.cache.pool for side in shape.grid],
-        token_width=shape.layers * shape.width,
-        width=settings.width,
-        depth=settings.depth,
-        heads=settings.heads,
-        dropout=settings.dropout,
-        positions=settings.positions,
-        start=settings.start,
-    )
+    grid = [side // params.cache.pool for side in shape.grid]
+    sizes = encoder_sizes(params.encoder, grid, shape.layers * shape.width)
+    return roi_encoder(brain.membership, ensemble=ensemble, **sizes)
 
 
 def _random_patches(images: int, shape: TokenShape, settings: Cache) -> HostPatches:
