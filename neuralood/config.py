@@ -260,6 +260,14 @@ class Encoder:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Synthesis:
+    """What is kept of predicted fMRI."""
+
+    store: Literal["vertices", "roi_tokens", "none"]
+    rois: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Fusion:
     """The fusion classifier, its linear probe, and their training."""
 
@@ -272,12 +280,16 @@ class Fusion:
     heads: Positive
     width: Positive
     dropout: Fraction
+    token_dropout: Fraction
+    label_smoothing: Fraction
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
     lr: PositiveFloat
     warmup: Fraction
     weight_decay: NonNegative
+    ema: Fraction
+    autocast: Literal["none", "bfloat16"]
     holdout: Share
     seeds: Positive
     probe_c: tuple[PositiveFloat, ...]
@@ -320,6 +332,7 @@ class Params:
     cache: Cache
     fmri: Fmri
     encoder: Encoder
+    synthesis: Synthesis
     fusion: Fusion
     evaluation: Evaluation
     runtime: Runtime
@@ -630,18 +643,38 @@ def _model_problems(params: Params) -> list[str]:
             problems.append(f"{section}.layers: wants at least one layer")
         if Path(backbone.weights).is_absolute():
             problems.append(f"{section}.weights: wants a path relative to {paths.DATA_ROOT_VARIABLE}")
-    names = [params.fusion.rois] if isinstance(params.fusion.rois, str) else list(params.fusion.rois)
-    known = ["all", *ROI_GROUPS, *ROI_NAMES]
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f", did you mean '{near[0]}'?" if near else f"; groups are {', '.join(ROI_GROUPS)}"
-            problems.append(f"fusion.rois: unknown ROI '{name}'{hint}")
-    if not names:
-        problems.append("fusion.rois: wants 'all', a group or a list of ROIs")
+    problems += [*_roi_problems("fusion.rois", params.fusion.rois), *_kept_problems(params)]
     if not params.fusion.probe_c:
         problems.append("fusion.probe_c: wants at least one strength")
     return problems
+
+
+def _names(rois: str | tuple[str, ...]) -> list[str]:
+    return [rois] if isinstance(rois, str) else list(rois)
+
+
+def _roi_problems(key: str, rois: str | tuple[str, ...]) -> Iterator[str]:
+    known = ["all", *ROI_GROUPS, *ROI_NAMES]
+    for name in _names(rois):
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f", did you mean '{near[0]}'?" if near else f"; groups are {', '.join(ROI_GROUPS)}"
+            yield f"{key}: unknown ROI '{name}'{hint}"
+    if not rois:
+        yield f"{key}: wants 'all', a group or a list of ROIs"
+
+
+def _kept_problems(params: Params) -> Iterator[str]:
+    """Predicted fMRI that fusion wants and `synthesis` does not keep."""
+    kept, read = params.synthesis.rois, params.fusion.rois
+    yield from _roi_problems("synthesis.rois", kept)
+    if params.synthesis.store != "vertices" and kept != "all":
+        yield f"synthesis.rois: only store vertices leaves some out, {params.synthesis.store} has all"
+    elif kept != "all":
+        members = {member for name in _names(kept) for member in ROI_GROUPS.get(name, (name,))}
+        lacking = [name for name in _names(read) if not members >= set(ROI_GROUPS.get(name, (name,)))]
+        if lacking:
+            yield f"fusion.rois: synthesis.rois keeps no, or not all, vertices of {', '.join(lacking)}"
 
 
 def _path_problems(params: Params) -> list[str]:

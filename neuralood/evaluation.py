@@ -21,7 +21,7 @@ from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import load_encoder
 from neuralood.fusion.model import FusionClassifier
 from neuralood.fusion.probe import Probe
-from neuralood.fusion.trained import ImageData, load_record, load_seed, open_image_data, predict
+from neuralood.fusion.trained import ImageData, load_record, load_seed, open_image_data
 from neuralood.predictions import MODELS, Predictions, join, score, write_predictions
 
 TOP = 5
@@ -62,13 +62,13 @@ def evaluate(params: Params, set_name: str) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.threads)
     manifest, record, (encoder, encoder_record) = read_manifest(set_name), load_record(), load_encoder()
     truth = _truth(manifest, class_columns(manifest, record["classes"], params.sets[set_name].class_map))
-    data = open_image_data(manifest, encoder_record)
+    data = open_image_data(manifest, encoder.to(device), encoder_record)
     loaded = (load_seed(number, record, encoder) for number in range(record["seeds"]))
     seeds = [(model.to(device), probe) for model, probe in loaded]
 
     blocks = list(batches(np.arange(len(data)), BLOCK))
     parts = console.track(blocks, f"evaluation on {set_name} (blocks of {BLOCK:,} images)", len(blocks))
-    predictions = join([_predictions(_logits(data, rows, seeds), truth.of(rows)) for rows in parts])
+    predictions = join([_predictions(_logits(data, rows, seeds, device), truth.of(rows)) for rows in parts])
     rng = generator(params.seed, "bootstrap", set_name)
     folder = paths.evaluation(set_name)
     scores = score(predictions, len(truth.columns), params.evaluation.bootstrap, rng)
@@ -171,13 +171,18 @@ def _truth(manifest: Manifest, columns: list[list[int]]) -> Truth:
     return Truth(np.asarray(manifest.labels, np.int32), manifest.sources, answers, columns)
 
 
-def _logits(data: ImageData, rows: Array, seeds: Seeds) -> dict[str, Array]:
-    """Of each model, logits of all training classes: S I C."""
-    features = data.probe_features(rows)
-    return {
-        "fusion": np.stack([predict(model, data, rows).numpy() for model, _ in seeds]),
-        "linear": np.stack([probe.logits(features) for _, probe in seeds]),
-    }
+def _logits(data: ImageData, rows: Array, seeds: Seeds, device: torch.device) -> dict[str, Array]:
+    """Of each model, logits of all training classes, S I C: the tokens are read once for all."""
+    fusion: list[list[Array]] = [[] for _ in seeds]
+    linear: list[list[Array]] = [[] for _ in seeds]
+    with torch.inference_mode():
+        for _, inputs in data.batches(rows, device):
+            features = inputs.probe_features().cpu().numpy()
+            for number, (model, probe) in enumerate(seeds):
+                fusion[number].append(model(*inputs).logits.float().cpu().numpy())
+                linear[number].append(probe.logits(features))
+    parts = {"fusion": fusion, "linear": linear}
+    return {name: np.stack([np.concatenate(of_seed) for of_seed in one]) for name, one in parts.items()}
 
 
 def _predictions(logits: dict[str, Array], truth: Truth) -> Predictions:

@@ -13,11 +13,13 @@ from scipy.stats import pearsonr
 
 from neuralood.base.store import open_store
 from neuralood.base.writing import write_store
+from neuralood.encoder.form import Form
 from neuralood.encoder.model import RoiEncoder
 from neuralood.fusion.loss import fusion_loss, pearson
 from neuralood.fusion.model import BrainTransformer, FusionClassifier, FusionSizes, Standardise, vertex_order
 from neuralood.fusion.probe import Probe
-from neuralood.fusion.train import build_fusion, parameter_counts, standardise
+from neuralood.fusion.survey import open_features, survey
+from neuralood.fusion.train import build_fusion, parameter_counts
 from neuralood.fusion.trained import ImageData
 
 VERTICES, PATCHES, CLASSES = 10, 5, 4  # vertices of the subject, of which fusion reads 7
@@ -33,6 +35,7 @@ SIZES = FusionSizes(
     heads=2,
     width=8,
     dropout=0.0,
+    token_dropout=0.0,
 )
 CPU = torch.device("cpu")
 VARIANTS = ("bmfl", "concat", "image_only", "brain_only")
@@ -219,7 +222,7 @@ def test_the_padding_is_zeros_at_the_end():
 
 def test_full_size_shapes():
     """DINOv2 at 224 px, 39,548 vertices, ImageNet's classes; nothing is allocated."""
-    sizes = FusionSizes("bmfl", 768, 768, 39_548, 1000, 400, 8, 8, 512, 0.1)
+    sizes = FusionSizes("bmfl", 768, 768, 39_548, 1000, 400, 8, 8, 512, 0.1, 0.0)
     with torch.device("meta"):
         model = FusionClassifier(sizes, torch.arange(39_548))
         output = model(torch.empty(2, 768), torch.empty(2, 256, 768), torch.empty(2, 39_548))
@@ -320,7 +323,16 @@ def image_data(rng, images=12):
     fmri = rng.standard_normal((images, VERTICES)).astype(np.float32) * np.arange(VERTICES, dtype=np.float32)
     write_store(Path("tokens.zarr"), tokens, {}, 4)
     write_store(Path("fmri.zarr"), {"fmri": fmri}, {}, 4)
-    return ImageData(open_store(Path("tokens.zarr")), open_store(Path("fmri.zarr")))
+    form = Form("vertices", VERTICES, VERTICES)
+    return ImageData(open_store(Path("tokens.zarr")), open_store(Path("fmri.zarr")), form, make_encoder())
+
+
+def standardise(model, data, rows):
+    """Survey the images for one model that learns from `rows`."""
+    member = np.zeros((1, len(data)), bool)
+    member[0, rows] = True
+    (scales,) = survey(data, [model], member, Path("features.zarr"))
+    scales.set_on(model)
 
 
 def settings(project, variant):
@@ -384,8 +396,46 @@ def test_image_only_takes_no_statistic_of_the_fmri(rng, project):
     model = build_fusion(settings(project, "image_only"), data, CLASSES, ORDER, make_encoder(), seed=1)
     standardise(model, data, rows)
     with torch.no_grad():
-        own = model.encoder.eval()(data.load(rows, CPU).on(CPU)[1])[:, ORDER]
+        own = model.encoder.eval()(data.inputs(data.load(rows, CPU), CPU).patches)[:, ORDER]
     torch.testing.assert_close(model.scale_fmri.mean, own.mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_survey_writes_what_the_probe_reads_of_all_images(rng, project, monkeypatch):
+    monkeypatch.setattr("neuralood.base.reading.PREDICT_BATCH", 5)
+    monkeypatch.setattr("neuralood.fusion.trained.PREDICT_BATCH", 5)
+    monkeypatch.setattr("neuralood.fusion.survey.FEATURE_ROWS", 7)
+    data = image_data(rng, images=23)
+    models = [build_fusion(settings(project, "bmfl"), data, CLASSES, ORDER, make_encoder(), seed) for seed in (1, 2)]
+    member = np.ones((2, 23), bool)
+    member[0, :9] = member[1, 5:] = False
+    scales = survey(data, models, member, Path("features.zarr"))
+    cls, patches = data.tokens["cls"][:], data.tokens["patches"][:].astype(np.float32)[:, 0]
+    expected = np.concatenate([cls, patches.mean(axis=1)], axis=1)
+    stored = open_features(Path("features.zarr"))
+    assert stored.chunk == 7
+    np.testing.assert_allclose(stored[:], expected, rtol=1e-5, atol=1e-6)
+    for rows, one in zip(member, scales, strict=True):
+        for scale, values in (
+            (one.features, expected[rows]),
+            (one.patches, patches[rows].reshape(-1, 3)),
+            (one.fmri, data.fmri["fmri"][:][rows][:, ORDER.numpy()]),
+        ):
+            np.testing.assert_allclose(scale.mean.numpy(), values.mean(axis=0), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(scale.sd.numpy(), values.std(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_token_dropout_leaves_out_patches_in_training_only(inputs):
+    cls, patches, fmri = inputs
+    model = make_model("bmfl", token_dropout=0.4)
+    torch.testing.assert_close(model(cls, patches, fmri).logits, model(*inputs).logits)
+    kept = model.train()._kept(patches)
+    assert kept.shape == (3, 3, 3)  # 60 % of 5
+    for image, of_image in zip(patches, kept, strict=True):
+        rows = {tuple(row.tolist()) for row in of_image}
+        assert len(rows) == 3
+        assert rows <= {tuple(row.tolist()) for row in image}
+    assert not torch.equal(model._kept(patches), model._kept(patches))
+    assert make_model("bmfl").train()._kept(patches) is patches
 
 
 def test_standardise_floors_the_sd():

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -247,16 +248,27 @@ class Stand:
     def __len__(self):
         return self.logits["linear"].shape[1]
 
-    def probe_features(self, rows):
+    def batches(self, rows, _device):
+        """In two batches; what models take are the rows."""
         self.asked.append(len(rows))
-        return rows
+        for part in np.array_split(rows, 2):
+            yield part, StandInputs(part)
 
     def load_seed(self, number, _record, _encoder):
-        model = SimpleNamespace(number=number, to=lambda _device: SimpleNamespace(number=number))
-        return model, SimpleNamespace(logits=lambda rows: self.logits["linear"][number][rows])
+        def fusion(rows):
+            return SimpleNamespace(logits=torch.from_numpy(self.logits["fusion"][number][rows]))
 
-    def predict(self, model, _data, rows):
-        return torch.from_numpy(self.logits["fusion"][model.number][rows])
+        probe = SimpleNamespace(logits=lambda rows: self.logits["linear"][number][rows])
+        return SimpleNamespace(to=lambda _device: fusion), probe
+
+
+class StandInputs(NamedTuple):
+    """In place of what models read: the rows."""
+
+    rows: np.ndarray
+
+    def probe_features(self):
+        return torch.from_numpy(self.rows)
 
 
 @pytest.fixture
@@ -264,10 +276,9 @@ def evaluated(project, monkeypatch, rng):
     """Evaluates a set of 25 images with 2 seeds in blocks of some size; returns files written and block sizes."""
     stand = Stand(rng, 25, len(TRAINED), 2)
     monkeypatch.setattr(evaluation, "load_record", lambda: {"classes": TRAINED, "seeds": 2})
-    monkeypatch.setattr(evaluation, "load_encoder", lambda: (None, None))
-    monkeypatch.setattr(evaluation, "open_image_data", lambda _manifest, _record: stand)
+    monkeypatch.setattr(evaluation, "load_encoder", lambda: (SimpleNamespace(to=lambda _device: None), None))
+    monkeypatch.setattr(evaluation, "open_image_data", lambda _manifest, _encoder, _record: stand)
     monkeypatch.setattr(evaluation, "load_seed", stand.load_seed)
-    monkeypatch.setattr(evaluation, "predict", stand.predict)
 
     def run(block, **changes):
         stand.asked.clear()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,75 @@ class Epoch:
 
 
 @dataclass
-class TrainingState:
-    """How far a training is: steps done, loss summed over this epoch's images, past epochs, the best one's weights."""
+class Trained:
+    """How far the training of one model is: its loss summed over this epoch's images, past epochs, and weights.
 
-    step: int = 0
+    `best` are the weights after the best epoch; `average` their running average, empty where there is none; `last`
+    those after the last epoch, set when training ends.
+    """
+
     total: float = 0.0
+    images: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+    def count(self, loss: tuple[Tensor, int] | None) -> None:
+        """Add the mean loss of some images."""
+        if loss is not None:
+            self.total += loss[0].item() * loss[1]
+            self.images += loss[1]
+
+    def mean_loss(self) -> float:
+        """Over the images counted since this was last asked."""
+        mean = self.total / max(1, self.images)
+        self.total, self.images = 0.0, 0
+        return mean
+
+    def follow(self, model: nn.Module, decay: float, step: int) -> None:
+        """Move the average towards the model's weights; fast at first, as the start is random."""
+        if not self.average:
+            return
+        decay = min(decay, step / (step + 9))
+        with torch.no_grad():
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+
+    def kept_now(self, model: nn.Module) -> dict[str, Tensor]:
+        """A copy of the weights that count: the average where there is one."""
+        return {name: value.detach().clone() for name, value in (self.average or model.state_dict()).items()}
+
+    def end_epoch(self, epoch: Epoch, model: nn.Module, *, keep_last: bool) -> None:
+        """Note an epoch, and keep its weights where none before was as good, or where the last one counts."""
+        before = [one.validation_loss for one in self.history]
+        if keep_last or not before or epoch.validation_loss < min(before):
+            self.best = self.kept_now(model)
+        self.history.append(epoch)
+
+
+@dataclass
+class TrainingState:
+    """How far a training of models on the same batches is: steps done, and each model's."""
+
+    step: int
+    models: list[Trained]
+
+    @property
+    def averages(self) -> bool:
+        """Whether running averages of the weights are what counts."""
+        return bool(self.models[0].average)
+
+
+def fresh_state(models: Sequence[nn.Module], ema: float) -> TrainingState:
+    """Before the first step."""
+    states = [Trained() for _ in models]
+    for one, model in zip(states, models, strict=True):
+        one.average = one.kept_now(model) if ema else {}
+    return TrainingState(0, states)
 
 
 @dataclass(frozen=True)
@@ -51,32 +113,41 @@ def checkpoint_of(file: Path, decides: Mapping[str, Any], every_minutes: float) 
     return Checkpoint(file, hashlib.sha256(text.encode()).hexdigest(), 60 * every_minutes)
 
 
+def kept_tensors(checkpoint: Checkpoint, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What an interrupted run made and kept, else what `make` makes, which is kept."""
+    about, tensors = _read(checkpoint)
+    if about is None:
+        tensors = make()
+        save_tensors(checkpoint.file, tensors, {"identity": checkpoint.identity})
+    return tensors
+
+
 def save_state(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
     """Write weights, moments, random state and progress, whole or not at all."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in state.best.items()}
+    for number, one in enumerate(state.models):
+        tensors |= {f"best.{number}.{name}": value for name, value in one.best.items()}
+        tensors |= {f"average.{number}.{name}": value for name, value in one.average.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
     tensors |= {f"random.{name}": value for name, value in random_states(next(model.parameters()).device).items()}
-    progress = {"step": state.step, "total": state.total, "history": [asdict(epoch) for epoch in state.history]}
+    progress = {
+        "step": state.step,
+        "models": [
+            {"total": one.total, "images": one.images, "history": [asdict(epoch) for epoch in one.history]}
+            for one in state.models
+        ],
+    }
     about = {"identity": checkpoint.identity, "progress": json.dumps(progress)}
     save_tensors(checkpoint.file, tensors, about)
 
 
 def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState | None:
     """Put a checkpoint back into model, optimizer and random state; None where there is none of this training."""
-    try:
-        with safe_open(checkpoint.file, "pt") as opened:
-            about = opened.metadata() or {}
-            if about.get("identity") != checkpoint.identity:
-                return None
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError):
-        console.warn(f"{checkpoint.file} is damaged: training starts anew")
+    about, tensors = _read(checkpoint)
+    if about is None:
         return None
     progress = json.loads(about["progress"])
     model.load_state_dict(_part(tensors, "model"))
@@ -86,10 +157,34 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
         moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     restore_random_states(next(model.parameters()).device, _part(tensors, "random"))
-    history = [Epoch(**epoch) for epoch in progress["history"]]
+    models = [
+        Trained(
+            total=one["total"],
+            images=one["images"],
+            history=[Epoch(**epoch) for epoch in one["history"]],
+            best=_part(tensors, f"best.{number}"),
+            average=_part(tensors, f"average.{number}"),
+        )
+        for number, one in enumerate(progress["models"])
+    ]
     console.note(f"going on with an interrupted training at step {progress['step']}")
-    return TrainingState(progress["step"], progress["total"], history, _part(tensors, "best"))
+    return TrainingState(progress["step"], models)
 
 
 def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _read(checkpoint: Checkpoint) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
+    """The texts and tensors that were kept; None and none where there are none of this identity."""
+    try:
+        with safe_open(checkpoint.file, "pt") as opened:
+            about = opened.metadata() or {}
+            if about.get("identity") != checkpoint.identity:
+                return None, {}
+            return about, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+    except FileNotFoundError:
+        return None, {}
+    except (SafetensorError, OSError):
+        console.warn(f"{checkpoint.file} is damaged: what it held is made anew")
+        return None, {}

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neuralood.base import console
 from neuralood.base.errors import UserError
 from neuralood.base.records import write_text
-from neuralood.base.resuming import Checkpoint, TrainingState, resume, save_state
+from neuralood.base.resuming import Checkpoint, Trained, TrainingState, fresh_state, resume, save_state
 from neuralood.base.resuming import Epoch as Epoch
 from neuralood.base.store import Array
 
@@ -34,6 +34,15 @@ class Schedule:
     warmup: float
     """Share of all steps in which the learning rate climbs linearly to that peak."""
     weight_decay: float
+    ema: float = 0.0
+    """Decay a step of the running average of the weights, which is what is validated and kept; 0 for none."""
+
+
+class Loss(NamedTuple):
+    """The mean loss over some images, and how many they are."""
+
+    mean: Tensor
+    images: int
 
 
 def fit(
@@ -55,36 +64,77 @@ def fit(
     An interrupted run goes on at the step of its checkpoint and ends with the same weights; the checkpoint stays, for
     the caller to remove when the result is safe. Raises UserError at the first epoch whose loss is not finite.
     """
-    optimizer = torch.optim.AdamW(_decay_groups(model, schedule.weight_decay), lr=schedule.lr, fused=True)
+
+    def counted(epoch: Iterable[tuple[Array, T]]) -> Iterator[tuple[Array, tuple[Array, T]]]:
+        return ((rows, (rows, batch)) for rows, batch in epoch)
+
+    (trained,) = fit_together(
+        [model],
+        images,
+        lambda steps: map(counted, epochs_after(steps)),
+        lambda batch: [Loss(loss_of(batch[1]), len(batch[0]))],
+        lambda: [validate()],
+        schedule,
+        description,
+        checkpoint,
+        stop_after,
+    )
+    return trained.history
+
+
+def fit_together(
+    models: Sequence[nn.Module],
+    images: int,
+    epochs_after: Callable[[int], Iterator[Iterable[tuple[Array, T]]]],
+    losses_of: Callable[[T], list[Loss | None]],
+    validate: Callable[[], list[float]],
+    schedule: Schedule,
+    description: str,
+    checkpoint: Checkpoint | None = None,
+    stop_after: int | None = None,
+) -> list[Trained]:
+    """Train several models on the same batches, each as `fit` would alone: the data are read once for all.
+
+    `losses_of` gives each model's loss of a batch, None where no image of it is the model's to learn from; `images` are
+    those of an epoch, whichever model takes them. A model's best epoch does not depend on the others.
+    """
+    together = nn.ModuleList(models)
+    optimizer = torch.optim.AdamW(_decay_groups(together, schedule.weight_decay), lr=schedule.lr, fused=True)
     per_epoch = math.ceil(images / schedule.batch_size)
     steps, last = schedule.epochs * per_epoch, stop_after or schedule.epochs
-    state = (resume(checkpoint, model, optimizer) if checkpoint else None) or TrainingState()
-    keep = _keeper(checkpoint, model, optimizer, state)
+    state = (resume(checkpoint, together, optimizer) if checkpoint else None) or fresh_state(models, schedule.ema)
+    keep = _keeper(checkpoint, together, optimizer, state)
     epochs = epochs_after(state.step)
-    for epoch in console.track(range(state.step // per_epoch + 1, last + 1), description, last - len(state.history)):
-        model.train()
-        for rows, batch in next(epochs):
+    for epoch in console.track(
+        range(state.step // per_epoch + 1, last + 1), description, last - state.step // per_epoch
+    ):
+        together.train()
+        for _, batch in next(epochs):
             _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps, schedule.warmup))
-            loss = loss_of(batch)
+            losses = losses_of(batch)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+            torch.stack([loss.mean for loss in losses if loss]).sum().backward()  # type: ignore[no-untyped-call]
+            for model in models:
+                nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
-            state.total += loss.item() * len(rows)
             state.step += 1
+            for one, model, loss in zip(state.models, models, losses, strict=True):
+                one.count(loss)
+                one.follow(model, schedule.ema, state.step)
             if state.step % per_epoch:
                 keep(False)
-        train_loss, state.total = state.total / images, 0.0
-        _require_finite(train_loss, description, epoch, schedule.lr)
-        validation_loss = _validation_loss(model, validate)
-        _require_finite(validation_loss, description, epoch, schedule.lr)
-        if stop_after or not state.history or validation_loss < min(one.validation_loss for one in state.history):
-            state.best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        state.history.append(Epoch(epoch, train_loss, validation_loss))
+        train_losses = [one.mean_loss() for one in state.models]
+        validation_losses = _validation_losses(together, models, state, validate)
+        for one, model, train, validation in zip(state.models, models, train_losses, validation_losses, strict=True):
+            _require_finite(train, description, epoch, schedule.lr)
+            _require_finite(validation, description, epoch, schedule.lr)
+            one.end_epoch(Epoch(epoch, train, validation), model, keep_last=stop_after is not None)
         keep(epoch == last)
-    model.load_state_dict(state.best)
-    model.eval()
-    return state.history
+    for one, model in zip(state.models, models, strict=True):
+        one.last = one.kept_now(model)
+        model.load_state_dict(one.best)
+    together.eval()
+    return state.models
 
 
 def learning_rate_factor(step: int, steps: int, warmup_share: float) -> float:
@@ -126,10 +176,21 @@ def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def _validation_loss(model: nn.Module, validate: Callable[[], float]) -> float:
-    model.eval()
+def _validation_losses(
+    together: nn.Module, models: Sequence[nn.Module], state: TrainingState, validate: Callable[[], list[float]]
+) -> list[float]:
+    """Of the weights that would be kept now: the average where there is one."""
+    together.eval()
+    trained = []
+    if state.averages:
+        trained = [{name: value.clone() for name, value in model.state_dict().items()} for model in models]
+        for model, one in zip(models, state.models, strict=True):
+            model.load_state_dict(one.average)
     with torch.inference_mode():
-        return validate()
+        losses = validate()
+    for model, weights in zip(models, trained, strict=False):  # none where nothing was put in their place
+        model.load_state_dict(weights)
+    return losses
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -1,6 +1,6 @@
 """Predicted fMRI from image files, by an encoder that reads images."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,14 @@ class Eyes:
 
 
 def predict_images(
-    model: ImageEncoder, preprocessing: dict[str, Any], manifest: Manifest, chunks: list[Array], workers: int
+    model: ImageEncoder,
+    keep: Callable[[ImageEncoder, Tensor], Tensor],
+    preprocessing: dict[str, Any],
+    manifest: Manifest,
+    chunks: list[Array],
+    workers: int,
 ) -> Iterator[Array]:
-    """Predicted fMRI, I V float32, of each chunk of rows, from the set's image files.
+    """What is kept of predicted fMRI, I K float32, of each chunk of rows, from the set's image files.
 
     Raises UserError for an image that cannot be read any more.
     """
@@ -44,5 +49,5 @@ def predict_images(
             if batch.problems:
                 raise UserError(batch.problems[0])
             with torch.inference_mode():
-                parts.append(model(batch.pixels.to(device)).float().cpu())
+                parts.append(keep(model, batch.pixels.to(device)).float().cpu())
         yield torch.cat(parts).numpy()

@@ -76,5 +76,14 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images B 3 H W, as the network wants them -> B V."""
-        fmri: Tensor = self.readout(self.project(self.network(images) - self.feature_mean))
+        return self.expand(self.compact(images))
+
+    def compact(self, images: Tensor) -> Tensor:
+        """images B 3 H W -> what all vertices are a linear readout of: the principal components, B K."""
+        components: Tensor = self.project(self.network(images) - self.feature_mean)
+        return components
+
+    def expand(self, compact: Tensor) -> Tensor:
+        """compact B K -> fMRI B V."""
+        fmri: Tensor = self.readout(compact)
         return fmri

@@ -160,7 +160,15 @@ class RoiEncoder(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches B N D -> B V."""
-        fmri: Tensor = self.readout(self.roi_tokens(patches))
+        return self.expand(self.compact(patches))
+
+    def compact(self, patches: Tensor) -> Tensor:
+        """patches B N D -> what all vertices are a linear readout of: the queries' output tokens, B (Q W)."""
+        return self.roi_tokens(patches).flatten(1)
+
+    def expand(self, compact: Tensor) -> Tensor:
+        """compact B (Q W) -> fMRI B V."""
+        fmri: Tensor = self.readout(compact.view(-1, *self.queries.shape))
         return fmri
 
     def roi_tokens(self, patches: Tensor) -> Tensor:
@@ -228,7 +236,18 @@ class EncoderEnsemble(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """patches B N D -> B V."""
-        return torch.stack([encoder(patches) for encoder in self._encoders()]).mean(0)
+        return self.expand(self.compact(patches))
+
+    def compact(self, patches: Tensor) -> Tensor:
+        """As of a single encoder, the members' side by side: B (M Q W)."""
+        return torch.cat([encoder.compact(patches) for encoder in self._encoders()], dim=1)
+
+    def expand(self, compact: Tensor) -> Tensor:
+        """compact B (M Q W) -> fMRI B V."""
+        parts = compact.chunk(len(self.members), dim=1)
+        return torch.stack([encoder.expand(part) for encoder, part in zip(self._encoders(), parts, strict=True)]).mean(
+            0
+        )
 
     def attention(self, patches: Tensor) -> Tensor:
         """Where each query looks: B Q N, mean over members and heads."""

@@ -1,5 +1,6 @@
 """A trained brain encoder: kept on disk, and put to use."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,19 @@ def trained_numbers(model: EncoderModel) -> int:
     return sum(value.numel() for value in part.parameters())
 
 
-def predict(model: RoiEncoders, tokens: Store, rows: Array) -> Array:
-    """Predicted fMRI, I V float32, of the given rows of a token store."""
+def predicted_fmri(model: EncoderModel, inputs: Tensor) -> Tensor:
+    """What `predict` keeps where nothing else is asked for: all vertices, B V."""
+    fmri: Tensor = model(inputs)
+    return fmri
+
+
+def predict(
+    model: RoiEncoders,
+    tokens: Store,
+    rows: Array,
+    keep: Callable[[EncoderModel, Tensor], Tensor] = predicted_fmri,
+) -> Array:
+    """Predicted fMRI, I V float32 (or what `keep` makes of model and patches), of the given rows of a token store."""
     device = next(model.parameters()).device
 
     def load(chosen: Array) -> HostPatches:
@@ -100,4 +112,4 @@ def predict(model: RoiEncoders, tokens: Store, rows: Array) -> Array:
 
     with torch.inference_mode():
         read = read_batches((tokens["patches"],), rows, PREDICT_BATCH, load)
-        return torch.cat([model(patches.on(device)).float().cpu() for _, patches in read]).numpy()
+        return torch.cat([keep(model, patches.on(device)).float().cpu() for _, patches in read]).numpy()

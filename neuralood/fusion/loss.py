@@ -17,10 +17,12 @@ def pearson(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) / norms.sqrt()
 
 
-def fusion_loss(logits: Tensor, labels: Tensor, image: Tensor, brain: Tensor, pcc_weight: float) -> Tensor:
+def fusion_loss(
+    logits: Tensor, labels: Tensor, image: Tensor, brain: Tensor, pcc_weight: float, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy + pcc_weight x mean over the batch of (1 - PCC): logits B C, labels B, features B W.
 
     NeuralOOD (arXiv 2408.14950) maximises the correlation between the modalities; per sample over features.
     """
-    loss = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return loss + pcc_weight * (1 - pearson(image, brain)).mean() if pcc_weight else loss

@@ -37,6 +37,7 @@ class FusionSizes:
     heads: int
     width: int
     dropout: float
+    token_dropout: float
 
 
 class Standardise(nn.Module):
@@ -127,7 +128,7 @@ class FusionClassifier(nn.Module):
         brain_cls, brain_patches = self.brain(self.scale_fmri(self.vertices_of(patches, fmri)))
         if self.sizes.variant == "brain_only":
             return FusionOutput(self.classify(brain_cls), brain_cls, brain_cls)
-        patches = self.scale_patches(patches)
+        patches = self.scale_patches(self._kept(patches))
         image = self.project_cls(self.scale_cls(cls))  # B W
         brain = brain_cls
         if self.sizes.variant != "concat":
@@ -138,6 +139,15 @@ class FusionClassifier(nn.Module):
         image, brain = self.norm_image(image), self.norm_brain(brain)
         logits = self.classify(torch.cat([image, brain, patches.mean(dim=1)], dim=1))
         return FusionOutput(logits, image, brain)
+
+    def _kept(self, patches: Tensor) -> Tensor:
+        """In training, a random share of each image's patch tokens, other ones for each image: B N D -> B N' D."""
+        count = patches.shape[1]
+        kept = max(1, round((1 - self.sizes.token_dropout) * count))
+        if not self.training or kept == count:
+            return patches
+        chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :kept]  # B N'
+        return patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
 
     def vertices_of(self, patches: Tensor, fmri: Tensor) -> Tensor:
         """The fMRI that fusion reads, in its order, not yet standardised: B V'."""

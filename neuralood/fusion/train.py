@@ -1,8 +1,9 @@
 """Train the fusion classifier and its linear probe on the train set, choices made on a holdout of it."""
 
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,21 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralood.base import console, paths
-from neuralood.base.device import prepare_torch
+from neuralood.base.device import autocast, prepare_torch
 from neuralood.base.errors import UserError
-from neuralood.base.reading import (
-    PREDICT_BATCH,
-    batches,
-    mean_and_sd,
-    read_batches,
-    token_statistics,
-    training_epochs,
-)
+from neuralood.base.reading import training_epochs
 from neuralood.base.records import write_json
-from neuralood.base.resuming import Checkpoint, checkpoint_of
+from neuralood.base.resuming import Checkpoint, Trained, checkpoint_of, kept_tensors
 from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import CONTENTS, Array
-from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
+from neuralood.base.training import Epoch, Loss, Schedule, best_epoch, fit_together, write_curve
 from neuralood.config import Fusion, Params
 from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
@@ -33,44 +27,62 @@ from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.model import roi_encoder
 from neuralood.encoder.trained import EncoderModel, load_encoder, trained_numbers
 from neuralood.fusion.loss import fusion_loss
-from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, vertex_order
-from neuralood.fusion.probe import Probe, fit_probe
-from neuralood.fusion.trained import RECORD, HostBatch, ImageData, open_image_data, save_seed, seed_folder
+from neuralood.fusion.model import FusionClassifier, FusionSizes, vertex_order
+from neuralood.fusion.probe import Probe, Split, fit_probes
+from neuralood.fusion.survey import features_path, open_features, pack_scales, survey, unpack_scales
+from neuralood.fusion.trained import (
+    RECORD,
+    HostBatch,
+    ImageData,
+    Inputs,
+    open_image_data,
+    pack_probes,
+    save_seed,
+    seed_folder,
+    unpack_probes,
+)
 
 CURVE = "curve.tsv"
-FMRI_SD_FLOOR = 1e-3
-"""Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One repetition of probe and fusion: what its random draws come from, and its share of the images."""
+
+    number: int
+    seed: int
+    rows: Array
+    holdout: Array
 
 
 def train_fusion(params: Params) -> None:
-    """Tokens and predicted fMRI of train -> data/models/fusion/, one model and one probe a seed."""
+    """Tokens and predicted fMRI of train -> data/models/fusion/, one model and one probe a seed.
+
+    All seeds are trained on the same batches, each without its own holdout, so that the tokens are read once for all.
+    """
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     manifest, (encoder, record) = read_manifest("train"), load_encoder()
     _require_encoder(params.fusion.variant, encoder)
-    data, labels = open_image_data(manifest, record), np.asarray(manifest.labels)
+    data, labels = open_image_data(manifest, encoder.to(device), record), np.asarray(manifest.labels)
     _require_classes(manifest, labels)
-    roi = encoder.membership[: len(record["roi_names"])]  # the rest queries follow
-    chosen = vertices_of(params.fusion.rois, record["roi_names"], roi.numpy())
-    order = vertex_order(roi, torch.tensor(record["hemi"]), torch.from_numpy(chosen), params.fusion.vertex_order)
+    seeds = [_draw_seed(params, labels, number) for number in range(params.fusion.seeds)]
+    order = _order(params.fusion, encoder, record)
+    models = [build_fusion(params.fusion, data, len(manifest.classes), order, encoder, one.seed) for one in seeds]
+    models = [model.to(device) for model in models]
 
-    features = data.probe_features(np.arange(len(data)))
-    for number in range(params.fusion.seeds):
-        seed = derived_seed(params.seed, "fusion", number)
-        rows, holdout = stratified_holdout(labels, params.fusion.holdout, generator(seed, "holdout"))
-        probe = fit_probe(features, labels, rows, holdout, params.fusion.probe_c)
-        model = build_fusion(params.fusion, data, len(manifest.classes), order, encoder, seed).to(device)
-        standardise(model, data, rows)
-        history = _fit(params, model, data, labels, rows, holdout, number)
-        save_seed(number, model, probe)
-        write_curve(seed_folder(number) / CURVE, history)
-        _show(number, probe, history, params.fusion)
+    probes = _standardise_and_probe(params, models, data, labels, seeds)
+    trained = _fit(params, models, data, labels, seeds)
+    for one, model, how, probe in zip(seeds, models, trained, probes, strict=True):
+        save_seed(one.number, model, how.last, probe)
+        write_curve(seed_folder(one.number) / CURVE, how.history)
+        _show(one.number, probe, how.history, params.fusion)
     summary = {
-        "sizes": asdict(model.sizes),
+        "sizes": asdict(models[0].sizes),
         "variant": params.fusion.variant,
         "pcc_weight": params.fusion.pcc_weight,
         "seeds": params.fusion.seeds,
         "classes": list(manifest.classes),
-        "parameters": parameter_counts(model, probe, encoder),
+        "parameters": parameter_counts(models[0], probes[0], encoder),
     }
     write_json(paths.FUSION / RECORD, summary)
     shutil.rmtree(paths.partial(paths.FUSION), ignore_errors=True)
@@ -93,29 +105,14 @@ def build_fusion(
         heads=settings.heads,
         width=settings.width,
         dropout=settings.dropout,
+        token_dropout=settings.token_dropout,
     )
     torch.manual_seed(derived_seed(seed, "weights"))
     own = None
     if settings.variant == "image_only" and not isinstance(encoder, ImageEncoder):
-        own = roi_encoder(encoder.membership, **encoder.sizes)
-        own.standardise_by(encoder.token_mean, encoder.token_sd)
+        own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
+        own.standardise_by(encoder.token_mean.cpu(), encoder.token_sd.cpu())
     return FusionClassifier(sizes, order, own)
-
-
-def standardise(model: FusionClassifier, data: ImageData, rows: Array) -> None:
-    """Set the model's input statistics from the training rows, holdout left out.
-
-    For `image_only` those of its own encoder's first output: no statistic of measured fMRI enters.
-    """
-    device = next(model.parameters()).device
-    cls = (torch.from_numpy(data.tokens["cls"][chosen]) for chosen in batches(rows, PREDICT_BATCH))
-    model.scale_cls.set(*mean_and_sd(cls))
-    model.scale_patches.set(*token_statistics(data.tokens, rows))
-    model.eval()
-    with torch.inference_mode():
-        read = data.batches(rows, device)
-        mean, sd = mean_and_sd(model.vertices_of(patches, fmri) for _, patches, fmri in read)
-    model.scale_fmri.set(mean, sd, FMRI_SD_FLOOR)
 
 
 def parameter_counts(model: FusionClassifier, probe: Probe, encoder: EncoderModel) -> dict[str, int]:
@@ -128,63 +125,110 @@ def parameter_counts(model: FusionClassifier, probe: Probe, encoder: EncoderMode
     }
 
 
+def _draw_seed(params: Params, labels: Array, number: int) -> Seed:
+    seed = derived_seed(params.seed, "fusion", number)
+    return Seed(number, seed, *stratified_holdout(labels, params.fusion.holdout, generator(seed, "holdout")))
+
+
+def _order(settings: Fusion, encoder: EncoderModel, record: dict[str, Any]) -> Tensor:
+    """The vertices that fusion reads, lined up."""
+    roi = encoder.membership[: len(record["roi_names"])].cpu()  # the rest queries follow
+    chosen = vertices_of(settings.rois, record["roi_names"], roi.numpy())
+    return vertex_order(roi, torch.tensor(record["hemi"]), torch.from_numpy(chosen), settings.vertex_order)
+
+
+def _standardise_and_probe(
+    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, seeds: Sequence[Seed]
+) -> list[Probe]:
+    """Scale the models' inputs, and solve the probes: from one pass over the tokens."""
+    device, member = next(models[0].parameters()).device, training_rows(seeds, len(labels))
+
+    def surveyed() -> dict[str, Tensor]:
+        return pack_scales(survey(data, models, member, features_path()))
+
+    scales = unpack_scales(kept_tensors(_checkpoint(params, data, "survey"), surveyed))
+    for model, own in zip(models, scales, strict=True):
+        own.set_on(model)
+
+    def solved() -> dict[str, Tensor]:
+        splits = [Split(one.rows, one.holdout, *own.features) for one, own in zip(seeds, scales, strict=True)]
+        return pack_probes(fit_probes(open_features(features_path()), labels, splits, params.fusion.probe_c, device))
+
+    return unpack_probes(kept_tensors(_checkpoint(params, data, "probes"), solved))
+
+
+def training_rows(seeds: Sequence[Seed], images: int) -> Array:
+    """Which images each seed learns from: S I bool."""
+    member = np.zeros((len(seeds), images), bool)
+    for row, one in zip(member, seeds, strict=True):
+        row[one.rows] = True
+    return member
+
+
 def _fit(
-    params: Params,
-    model: FusionClassifier,
-    data: ImageData,
-    labels: Array,
-    rows: Array,
-    holdout: Array,
-    number: int,
-) -> list[Epoch]:
-    settings, device = params.fusion, next(model.parameters()).device
-    targets = torch.from_numpy(labels).long()
+    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, seeds: Sequence[Seed]
+) -> list[Trained]:
+    settings, device = params.fusion, next(models[0].parameters()).device
+    targets, member = torch.from_numpy(labels).long(), training_rows(seeds, len(labels))
+    held = ~member
+    rows = np.flatnonzero(member.any(axis=0))
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
-    def load(chosen: Array) -> tuple[HostBatch, Tensor]:
-        return data.load(chosen, device), targets[chosen]
+    def load(chosen: Array) -> tuple[Array, HostBatch]:
+        return chosen, data.load(chosen, device)
 
-    def outputs(batch: tuple[HostBatch, Tensor]) -> tuple[FusionOutput, Tensor]:
-        inputs, truth = batch
-        return model(*inputs.on(device)), truth.to(device)
+    def losses_of(batch: tuple[Array, HostBatch]) -> list[Loss | None]:
+        chosen, host = batch
+        inputs, truth = data.inputs(host, device), targets[chosen].to(device)
+        places = map(np.flatnonzero, member[:, chosen])
+        return [loss_of(model, inputs.at(own), truth[own]) for model, own in zip(models, places, strict=True)]
 
-    def loss_of(batch: tuple[HostBatch, Tensor]) -> Tensor:
-        output, truth = outputs(batch)
-        return fusion_loss(output.logits, truth, output.image, output.brain, weight)
+    def loss_of(model: FusionClassifier, inputs: Inputs, truth: Tensor) -> Loss | None:
+        if not len(truth):
+            return None
+        with autocast(device, settings.autocast):
+            logits, image, brain = (values.float() for values in model(*inputs))
+        return Loss(fusion_loss(logits, truth, image, brain, weight, settings.label_smoothing), len(truth))
 
-    def validate() -> float:
-        total = 0.0
-        for _, batch in read_batches(data.arrays, holdout, PREDICT_BATCH, load):
-            output, truth = outputs(batch)
-            total += float(F.cross_entropy(output.logits, truth, reduction="sum"))
-        return total / len(holdout)
+    def validate() -> list[float]:
+        total = np.zeros(len(models))
+        for chosen, inputs in data.batches(np.flatnonzero(held.any(axis=0)), device):
+            truth = targets[chosen].to(device)
+            for number, model in enumerate(models):
+                own = np.flatnonzero(held[number, chosen])
+                logits = model(*inputs.at(own)).logits
+                total[number] += float(F.cross_entropy(logits, truth[own], reduction="sum"))
+        return [float(mean) for mean in total / held.sum(axis=1)]
 
-    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[HostBatch, Tensor]]]]:
-        rng = generator(derived_seed(params.seed, "fusion", number), "batches")
+    def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[Array, HostBatch]]]]:
+        rng = generator(seeds[0].seed, "batches")
         return training_epochs(data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, rng, steps)
 
-    return fit(
-        model,
+    schedule = Schedule(
+        settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay, settings.ema
+    )
+    return fit_together(
+        models,
         len(rows),
         epochs_after,
-        loss_of,
+        losses_of,
         validate,
-        Schedule(settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay),
+        schedule,
         f"fusion ({settings.variant})",
-        _checkpoint(params, data, number),
+        _checkpoint(params, data, "training"),
     )
 
 
-def _checkpoint(params: Params, data: ImageData, number: int) -> Checkpoint:
-    """Of an interrupted training of the seed `number`."""
+def _checkpoint(params: Params, data: ImageData, part: str) -> Checkpoint:
+    """Of an interrupted run: what one part of it left."""
     decides = {
         "settings": asdict(params.fusion),
-        "seed": [params.seed, number],
+        "seed": params.seed,
         "tokens": data.tokens.attributes[CONTENTS],
-        "fmri": data.fmri.attributes[CONTENTS],
+        "fmri": [data.fmri.attributes[CONTENTS], data.fmri.attributes["encoder"]],
     }
     return checkpoint_of(
-        paths.partial(paths.FUSION) / f"seed{number}.safetensors", decides, params.runtime.checkpoint_minutes
+        paths.partial(paths.FUSION) / f"{part}.safetensors", decides, params.runtime.checkpoint_minutes
     )
 
 

@@ -1,6 +1,6 @@
 """Trained fusion classifiers and probes: what they read, where they are kept, and put to use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +13,11 @@ from neuralood.base import paths
 from neuralood.base.checkpoint import load_tensors, save_tensors
 from neuralood.base.device import pins_memory
 from neuralood.base.errors import UserError
-from neuralood.base.reading import (
-    PREDICT_BATCH,
-    HostPatches,
-    batches,
-    host_patches,
-    host_rows,
-    patch_batch,
-    read_batches,
-)
+from neuralood.base.reading import PREDICT_BATCH, HostPatches, host_patches, host_rows, read_batches
 from neuralood.base.records import read_json
 from neuralood.base.store import Array, Rows, Store, open_store
 from neuralood.data.manifest import Manifest
+from neuralood.encoder.form import Form, form_of, kept_as
 from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.model import roi_encoder
 from neuralood.encoder.trained import EncoderModel, require_recipe
@@ -35,24 +28,40 @@ RECORD = "fusion.json"
 
 
 class HostBatch(NamedTuple):
-    """[CLS] B D', patches and raw predicted fMRI B V as they are stored, on the CPU."""
+    """[CLS] B D', patches, and what is kept of predicted fMRI, B K or None, as they are stored, on the CPU."""
 
     cls: Tensor
     patches: HostPatches
+    kept: Tensor | None
+
+
+class Inputs(NamedTuple):
+    """What fusion reads, on a device, float32: [CLS] B D', patches B N (L D), raw predicted fMRI B V."""
+
+    cls: Tensor
+    patches: Tensor
     fmri: Tensor
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """On a device, float32: [CLS] B D', patches B N (L D), fMRI B V."""
-        cls, fmri = (values.to(device, non_blocking=True).float() for values in (self.cls, self.fmri))
-        return cls, self.patches.on(device), fmri
+    def at(self, places: Array) -> "Inputs":
+        """Of some of the images, by their places in the batch; of all without a copy."""
+        if len(places) == len(self.cls):
+            return self
+        chosen = torch.from_numpy(places).to(self.cls.device)
+        return Inputs(*(values[chosen] for values in self))
+
+    def probe_features(self) -> Tensor:
+        """concat([CLS], GAP of patches), B D'+LD: what the linear probe reads."""
+        return torch.cat([self.cls, self.patches.mean(dim=1)], dim=1)
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Stores of one image set, row by row the same images."""
+    """Stores of one image set, row by row the same images; `encoder` restores fMRI from what is kept of it."""
 
     tokens: Store
     fmri: Store
+    form: Form
+    encoder: EncoderModel
 
     def __len__(self) -> int:
         return len(self.tokens["cls"])
@@ -60,32 +69,38 @@ class ImageData:
     @property
     def arrays(self) -> tuple[Rows, ...]:
         """What every batch is read from."""
-        return self.tokens["patches"], self.tokens["cls"], self.fmri["fmri"]
+        return self.tokens["patches"], self.tokens["cls"], *self.fmri.arrays.values()
 
     def load(self, rows: Array, device: torch.device) -> HostBatch:
         """The given rows as they are stored, on the CPU, ready for a device."""
         pin = pins_memory(device)
-        cls, fmri = (host_rows(array, rows, pin=pin) for array in self.arrays[1:])
-        return HostBatch(cls, host_patches(self.tokens, rows, pin=pin), fmri)
+        cls, *kept = (host_rows(array, rows, pin=pin) for array in self.arrays[1:])
+        return HostBatch(cls, host_patches(self.tokens, rows, pin=pin), kept[0] if kept else None)
 
-    def batches(self, rows: Array, device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The given rows in sequence, on a device, as `HostBatch.on` gives them."""
+    def inputs(self, batch: HostBatch, device: torch.device) -> Inputs:
+        """A batch on a device; the encoder must be there already."""
+        return inputs_of(batch, self.form, self.encoder, device)
+
+    def batches(self, rows: Array, device: torch.device) -> Iterator[tuple[Array, Inputs]]:
+        """The given rows in sequence, on a device: their numbers and inputs of each batch."""
         read = read_batches(self.arrays, rows, PREDICT_BATCH, lambda chosen: self.load(chosen, device))
-        yield from (batch.on(device) for _, batch in read)
-
-    def probe_features(self, rows: Array) -> Array:
-        """concat([CLS], GAP of patches), I x (D' + L D) float32: what the linear probe reads."""
-        parts = []
-        for chosen in batches(rows, PREDICT_BATCH):
-            patches = patch_batch(self.tokens, chosen, torch.device("cpu")).mean(dim=1).numpy()
-            parts.append(np.concatenate([np.asarray(self.tokens["cls"][chosen], np.float32), patches], axis=1))
-        return np.concatenate(parts)
+        yield from ((chosen, self.inputs(batch, device)) for chosen, batch in read)
 
 
-def open_image_data(manifest: Manifest, encoder_record: dict[str, Any]) -> ImageData:
+def inputs_of(batch: HostBatch, form: Form, encoder: EncoderModel, device: torch.device) -> Inputs:
+    """A batch on a device, the encoder being there already."""
+    patches = batch.patches.on(device)
+    kept = None if batch.kept is None else batch.kept.to(device, non_blocking=True).float()
+    with torch.no_grad():
+        fmri = form.restore(encoder, kept, patches)
+    return Inputs(batch.cls.to(device, non_blocking=True).float(), patches, fmri)
+
+
+def open_image_data(manifest: Manifest, encoder: EncoderModel, encoder_record: dict[str, Any]) -> ImageData:
     """The token and fMRI stores of a set. Raises UserError where they are of other images or another encoder."""
     name = manifest.set_name
-    data = ImageData(open_store(paths.tokens(name)), open_store(paths.predicted_fmri(name)))
+    tokens, fmri = open_store(paths.tokens(name)), open_store(paths.predicted_fmri(name))
+    data = ImageData(tokens, fmri, form_of(kept_as(fmri), encoder, encoder_record), encoder)
     require_recipe(data.tokens, encoder_record)
     for store in (data.tokens, data.fmri):
         if store.attributes["dataset"] != manifest.fingerprint:
@@ -95,12 +110,30 @@ def open_image_data(manifest: Manifest, encoder_record: dict[str, Any]) -> Image
     return data
 
 
-def save_seed(number: int, model: FusionClassifier, probe: Probe) -> None:
-    """Write the models of one seed."""
+def save_seed(number: int, model: FusionClassifier, last: dict[str, Tensor], probe: Probe) -> None:
+    """Write the models of one seed: the best fusion classifier and its weights after the last epoch, and the probe."""
     folder = seed_folder(number)
     save_tensors(folder / "fusion.safetensors", model.state_dict())
-    arrays = {name: torch.from_numpy(np.asarray(value)) for name, value in vars(probe).items()}
-    save_tensors(folder / "probe.safetensors", arrays)
+    save_tensors(folder / "last.safetensors", last)
+    save_tensors(folder / "probe.safetensors", pack_probes([probe]))
+
+
+def pack_probes(probes: Sequence[Probe]) -> dict[str, Tensor]:
+    """As named tensors, to be kept."""
+    return {
+        f"{number}.{name}": torch.from_numpy(np.asarray(value))
+        for number, probe in enumerate(probes)
+        for name, value in vars(probe).items()
+    }
+
+
+def unpack_probes(tensors: dict[str, Tensor]) -> list[Probe]:
+    """The inverse of `pack_probes`."""
+    parts: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        number, part = name.split(".")
+        parts.setdefault(int(number), {})[part] = float(value) if part == "c" else value.numpy()
+    return [Probe(**parts[number]) for number in sorted(parts)]
 
 
 def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tuple[FusionClassifier, Probe]:
@@ -109,13 +142,11 @@ def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tup
     tensors = load_tensors(folder / "fusion.safetensors")
     own = None
     if record["variant"] == "image_only" and not isinstance(encoder, ImageEncoder):
-        own = roi_encoder(encoder.membership, **encoder.sizes)
+        own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
     model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
     model.load_state_dict(tensors)
-    probe = load_tensors(folder / "probe.safetensors")
-    arrays: dict[str, Any] = {name: value.numpy() for name, value in probe.items()}
-    arrays["c"] = float(arrays["c"])
-    return model.eval().requires_grad_(False), Probe(**arrays)
+    (probe,) = unpack_probes(load_tensors(folder / "probe.safetensors"))
+    return model.eval().requires_grad_(False), probe
 
 
 def load_record() -> dict[str, Any]:
@@ -126,10 +157,3 @@ def load_record() -> dict[str, Any]:
 def seed_folder(number: int) -> Path:
     """Where the models of one seed lie."""
     return paths.FUSION / f"seed{number}"
-
-
-def predict(model: FusionClassifier, data: ImageData, rows: Array) -> Tensor:
-    """Logits I C of the given rows, on the CPU."""
-    device = next(model.parameters()).device
-    with torch.inference_mode():
-        return torch.cat([model(*batch).logits.float().cpu() for batch in data.batches(rows, device)])

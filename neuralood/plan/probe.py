@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from neuralood.backbone import FrozenBackbone, TokenShape
+from neuralood.base.device import autocast
 from neuralood.base.errors import UserError
 from neuralood.base.reading import PREDICT_BATCH, HostPatches
 from neuralood.base.store import Array
@@ -24,10 +25,11 @@ from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
+from neuralood.encoder.form import form_of
 from neuralood.encoder.model import RoiEncoders, encoder_sizes, query_membership, roi_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
-from neuralood.fusion.trained import HostBatch
+from neuralood.fusion.trained import HostBatch, inputs_of
 from neuralood.tokens.decode import decoded_batches
 from neuralood.tokens.extract import AUTO_BATCH_CPU, TokenEncoder
 
@@ -129,9 +131,11 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
     """Of the fusion classifier."""
     settings = params.fusion
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
+    encoder = _random_encoder(params, shape, brain, params.encoder.ensemble).to(device).requires_grad_(False)
     own = None
     if settings.variant == "image_only":
         own = _random_encoder(params, shape, brain, params.encoder.ensemble)
+    form = form_of(replace(params.synthesis, rois="all"), encoder, {})
     sizes = FusionSizes(
         variant=settings.variant,
         cls_width=shape.cls_width,
@@ -143,19 +147,21 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
         heads=settings.heads,
         width=settings.width,
         dropout=settings.dropout,
+        token_dropout=settings.token_dropout,
     )
     model = FusionClassifier(sizes, brain.chosen, own).to(device)
 
     def sample(images: int) -> tuple[HostBatch, Tensor]:
-        cls, fmri = torch.randn(images, shape.cls_width), torch.randn(images, brain.membership.shape[1])
-        return HostBatch(cls, _random_patches(images, shape, params.cache), fmri), torch.randint(classes, (images,))
+        cls, kept = torch.randn(images, shape.cls_width), torch.randn(images, form.width) if form.width else None
+        return HostBatch(cls, _random_patches(images, shape, params.cache), kept), torch.randint(classes, (images,))
 
     def predict(batch: tuple[HostBatch, Tensor]) -> Tensor:
-        logits: Tensor = model(*batch[0].on(device)).logits
+        logits: Tensor = model(*inputs_of(batch[0], form, encoder, device)).logits
         return logits
 
     def loss_of(batch: tuple[HostBatch, Tensor]) -> Tensor:
-        output = model(*batch[0].on(device))
+        with autocast(device, settings.autocast):
+            output = model(*inputs_of(batch[0], form, encoder, device))
         return fusion_loss(output.logits, batch[1].to(device), output.image, output.brain, weight)
 
     return _speed(model, params, shape, settings.batch_size, sample, predict, loss_of)

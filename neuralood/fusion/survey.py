@@ -1,0 +1,166 @@
+"""One pass over the tokens of train before any training: what the linear probe reads, and how to scale every input."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuralood.base import console, paths
+from neuralood.base.descent import wide
+from neuralood.base.reading import PREDICT_BATCH
+from neuralood.base.store import Array, Rows, open_store
+from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
+from neuralood.fusion.model import FusionClassifier
+from neuralood.fusion.trained import ImageData, Inputs
+
+FEATURES = "features"
+"""Array of what the linear probe reads: a hundredth of the tokens' bytes, read once for each step of its solver."""
+FEATURE_ROWS = 8 * PREDICT_BATCH
+"""Images in a chunk file of it."""
+FMRI_SD_FLOOR = 1e-3
+"""Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
+
+
+class Scale(NamedTuple):
+    """Mean and population sd of each feature, F."""
+
+    mean: Tensor
+    sd: Tensor
+
+
+@dataclass
+class Moments:
+    """Sums over images from which mean and sd follow, in the widest floats there are."""
+
+    count: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, count: int, total: Tensor, squares: Tensor) -> None:
+        """Take in so many values more of each feature: their sum and that of their squares, F."""
+        self.count += count
+        self.total = self.total.to(total) + total
+        self.squares = self.squares.to(squares) + squares
+
+    def scale(self) -> Scale:
+        """Of all values taken in."""
+        mean = self.total / self.count
+        sd = (self.squares / self.count - mean**2).clamp_min(0).sqrt()
+        return Scale(mean.float().cpu(), sd.float().cpu())
+
+
+class SeedScales(NamedTuple):
+    """Over one seed's training rows: of what the probe reads, of patch tokens, and of the fMRI that fusion reads."""
+
+    features: Scale
+    patches: Scale
+    fmri: Scale
+
+    def set_on(self, model: FusionClassifier) -> None:
+        """Standardise a model's inputs by these."""
+        width = model.sizes.cls_width
+        model.scale_cls.set(self.features.mean[:width], self.features.sd[:width])
+        model.scale_patches.set(*self.patches)
+        model.scale_fmri.set(*self.fmri, FMRI_SD_FLOOR)
+
+
+def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, features: Path) -> list[SeedScales]:
+    """Write what the probe reads of every image to the store `features`, and return the scales of each model's seed.
+
+    member S I bool: the training rows of each seed; holdouts are in no scale. Those of fMRI are, for `image_only`, of
+    its own encoder's first output: no statistic of measured fMRI enters. Raises UserError where the disk is too small.
+    """
+    moments = [(Moments(), Moments(), Moments()) for _ in models]
+    device = next(models[0].parameters()).device
+    for model in models:
+        model.eval()
+
+    def surveyed() -> Iterator[Array]:
+        rows = np.arange(len(data))
+        total = -(-len(rows) // PREDICT_BATCH)
+        for chosen, inputs in console.track(data.batches(rows, device), "survey of train (batches)", total):
+            read = inputs.probe_features()
+            for own, sums in zip(member[:, chosen], _sums(inputs, read, models), strict=True):
+                rows_of_seed = torch.from_numpy(own).to(device)
+                for one, (weight, total_of, squares) in zip(moments[sums.seed], sums.parts, strict=True):
+                    one.add(weight * int(own.sum()), total_of[rows_of_seed].sum(0), squares[rows_of_seed].sum(0))
+            yield read.cpu().numpy()
+
+    with torch.inference_mode():
+        width = data.tokens["cls"].shape[1] + models[0].sizes.patch_width
+        _write(features, ArraySpec((len(data), width), "float32", FEATURE_ROWS), surveyed())
+    return [SeedScales(*(one.scale() for one in of_seed)) for of_seed in moments]
+
+
+def open_features(path: Path) -> Rows:
+    """What `survey` wrote: I x (D' + L D)."""
+    return open_store(path)[FEATURES]
+
+
+class _Sums(NamedTuple):
+    """Of each image of a batch: values a feature, and the sums of them and of their squares B F, for each scale."""
+
+    seed: int
+    parts: tuple[tuple[int, Tensor, Tensor], ...]
+
+
+def _sums(inputs: Inputs, features: Tensor, models: Sequence[FusionClassifier]) -> Iterator[_Sums]:
+    """For each model; what does not depend on it is computed once."""
+    dtype = wide(features.device)
+    values = features.to(dtype)
+    of_features = (1, values, values.square())
+    norms = torch.linalg.vector_norm(inputs.patches, dim=1, dtype=dtype)  # root of the sum of squares
+    of_patches = (inputs.patches.shape[1], inputs.patches.sum(1, dtype=dtype), norms.square())
+    shared: Tensor | None = None
+    for seed, model in enumerate(models):
+        if shared is None or model.encoder is not None:
+            shared = model.vertices_of(inputs.patches, inputs.fmri).to(dtype)
+        yield _Sums(seed, (of_features, of_patches, (1, shared, shared.square())))
+
+
+def _write(path: Path, spec: ArraySpec, batches: Iterator[Array]) -> None:
+    """Batches of rows as a store of one array, chunk by chunk."""
+    partial = path.with_suffix(".unfinished")
+    require_space(path, spec.nbytes)
+    create_store(partial, {FEATURES: spec}, {"kind": "probe features"})
+    waiting: list[Array] = []
+    start = 0
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= spec.chunk_rows:
+            joined, whole = np.concatenate(waiting), spec.chunk_rows
+            write_rows(partial, FEATURES, spec, start, joined[:whole])
+            start, waiting = start + whole, [joined[whole:]]
+    if waiting and len(waiting[0]):
+        write_rows(partial, FEATURES, spec, start, np.concatenate(waiting))
+    complete_store(partial, path)
+
+
+def features_path() -> Path:
+    """Where the probe's features lie while train_fusion runs."""
+    return paths.partial(paths.FUSION) / "features.zarr"
+
+
+def pack_scales(scales: Sequence[SeedScales]) -> dict[str, Tensor]:
+    """As named tensors, to be kept."""
+    return {
+        f"{number}.{part}.{name}": value
+        for number, one in enumerate(scales)
+        for part, scale in one._asdict().items()
+        for name, value in scale._asdict().items()
+    }
+
+
+def unpack_scales(tensors: dict[str, Tensor]) -> list[SeedScales]:
+    """The inverse of `pack_scales`."""
+    seeds = 1 + max(int(name.split(".")[0]) for name in tensors)
+    parts = SeedScales._fields
+
+    def scale(number: int, part: str) -> Scale:
+        return Scale(*(tensors[f"{number}.{part}.{name}"] for name in Scale._fields))
+
+    return [SeedScales(*(scale(number, part) for part in parts)) for number in range(seeds)]
