@@ -20,16 +20,19 @@ from neuralood.base.store import CONTENTS, open_store
 from neuralood.base.writing import write_store
 from neuralood.config import Cache, FurtherSubject, load_params
 from neuralood.data.manifest import UNLABELLED, Manifest, write_manifest
+from neuralood.data.rois import ROI_NAMES
 from neuralood.demo import brain as demo_brain
 from neuralood.plan import disk, tables, times
 from neuralood.plan import probe as probing
 from neuralood.plan import work as working
+from neuralood.plan.forms import form_costs, kept_width
 from neuralood.plan.probe import Brain, Speed, brain_of, decode_seconds, encoder_speed, forward_seconds, fusion_speed
 from neuralood.plan.sizes import Images, SetSize, StoreSize, images_of, set_sizes, store_specs, vertex_count
 from neuralood.plan.tables import show_plan
 from neuralood.plan.times import ESTIMATE, MEASURED, RIDGE_FITS, stage_times
 from neuralood.plan.words import bytes_text, duration_text, rate_text
 from neuralood.plan.work import Work, seconds_side_by_side
+from neuralood.synthesis import fmri_spec
 from neuralood.tokens import cache as caching
 from neuralood.tokens.cache import cache_tokens
 
@@ -196,10 +199,40 @@ def test_predicted_fmri_is_there_only_if_made_by_this_encoder_from_these_tokens(
     tokens = open_store(cache(list_images(rng, draw=True), backbone, params))
     write_json(paths.ENCODER / "encoder.json", {"fingerprint": "this"})
     made_of = {"dataset": "train", "tokens": tokens.attributes[CONTENTS]}
+    made_of["form"] = {"store": "vertices", "rois": "all"}
     for encoder, there in (("this", True), ("another", False)):
         fmri = np.zeros((11, 100), np.float16)
         write_store(paths.predicted_fmri("train"), {"fmri": fmri}, {**made_of, "encoder": encoder}, chunk=4)
         assert (size_of(params, backbone).fmri.left == 0) == there
+
+
+def test_predicted_fmri_in_another_form_is_made_again(project, params, backbone, rng):
+    tokens = open_store(cache(list_images(rng, draw=True), backbone, params))
+    write_json(paths.ENCODER / "encoder.json", {"fingerprint": "this"})
+    made_of = {"dataset": "train", "tokens": tokens.attributes[CONTENTS], "encoder": "this"}
+    made_of["form"] = {"store": "vertices", "rois": "all"}
+    write_store(paths.predicted_fmri("train"), {"fmri": np.zeros((11, 100), np.float16)}, made_of, chunk=4)
+    project.edit(**{"synthesis.store": "roi_tokens"})
+    assert size_of(load_params(check_paths=False), backbone).fmri.left > 0
+
+
+@pytest.mark.parametrize(
+    ("store", "rois", "width"),
+    [("vertices", "all", 1324), ("roi_tokens", "all", 2 * len(ROI_NAMES) * 128), ("none", "all", 0)],
+)
+def test_each_form_of_predicted_fmri_takes_its_bytes(project, backbone, store, rois, width):
+    project.edit(**{"synthesis.store": store, "synthesis.rois": rois})
+    params = load_params(check_paths=False)
+    (train,) = [one for one in set_sizes(params, backbone, 1324) if one.name == "train"]
+    assert kept_width(params, 1324) == width
+    assert train.fmri.nbytes == (fmri_spec(train.images.count, width, params.cache).nbytes if width else 0)
+    costs = form_costs(params, [10, 20], SHAPE, 1324, Speed(0.1, 0.05), torch.device("cpu"))
+    assert [one.name for one in costs] == ["vertices", "roi_tokens", "none"]
+    assert [one.name for one in costs if one.chosen] == [store]
+    taken = next(one for one in costs if one.chosen)
+    assert taken.width == width
+    assert taken.nbytes == sum(fmri_spec(count, width, params.cache).nbytes for count in (10, 20) if width)
+    assert costs[-1].seconds == 0.05
 
 
 def test_images_are_counted_from_the_list_or_from_what_they_are_made_from(project, params, rng):

@@ -15,7 +15,7 @@ from neuralood.base import paths
 from neuralood.base.device import graphics_card, prepare_torch
 from neuralood.config import Params
 from neuralood.doctor.findings import Check, Finding
-from neuralood.plan.disk import REMEDY, disk_need, made_size, measured_size
+from neuralood.plan.disk import REMEDY, disk_need, features_size, made_size, measured_size
 from neuralood.plan.sizes import SetSize, set_sizes, vertex_count
 from neuralood.plan.words import bytes_text
 
@@ -72,7 +72,8 @@ def _stores(params: Params) -> Iterator[Finding]:
     backbone = load_backbone(**{**asdict(params.backbone), "weights": None}, data_root=paths.data_root())
     vertices = vertex_count(params)
     sets = set_sizes(params, backbone, vertices)
-    need = disk_need(sets, [measured_size(params, sets, vertices), made_size(params, sets)])
+    beside = [measured_size(params, sets, vertices), features_size(sets, backbone.shape), made_size(params, sets)]
+    need = disk_need(sets, beside)
     if need.too_few:
         yield Finding("disk", f"{need.text}: {bytes_text(need.too_few)} too few", "red", REMEDY)
     elif need.whole:

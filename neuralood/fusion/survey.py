@@ -92,8 +92,13 @@ def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, f
 
     with torch.inference_mode():
         width = data.tokens["cls"].shape[1] + models[0].sizes.patch_width
-        _write(features, ArraySpec((len(data), width), "float32", FEATURE_ROWS), surveyed())
+        _write(features, features_spec(len(data), width), surveyed())
     return [SeedScales(*(one.scale() for one in of_seed)) for of_seed in moments]
+
+
+def features_spec(images: int, width: int) -> ArraySpec:
+    """The array of what the probe reads, D' + L D numbers an image."""
+    return ArraySpec((images, width), "float32", FEATURE_ROWS)
 
 
 def open_features(path: Path) -> Rows:

@@ -4,8 +4,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from neuralood.backbone import TokenShape
 from neuralood.base import paths
 from neuralood.config import Params
+from neuralood.fusion.survey import features_spec
 from neuralood.plan.sizes import SetSize, StoreSize
 from neuralood.plan.words import bytes_text
 
@@ -59,6 +61,13 @@ def measured_size(params: Params, sets: Iterable[SetSize], vertices: int | None)
         return StoreSize(None, None)
     sizes = {one.name: 4 * (one.images.count or 0) * vertices for one in of_subjects}
     return StoreSize(sum(sizes.values()), sum(size for name, size in sizes.items() if not stores[name].is_dir()))
+
+
+def features_size(sets: Iterable[SetSize], shape: TokenShape) -> StoreSize:
+    """Bytes of what the linear probe reads of train, which lie there while train_fusion runs."""
+    (count,) = [one.images.count for one in sets if one.role == "train"]
+    nbytes = None if count is None else features_spec(count, shape.cls_width + shape.layers * shape.width).nbytes
+    return StoreSize(nbytes, nbytes)
 
 
 def made_size(params: Params, sets: Iterable[SetSize]) -> StoreSize:

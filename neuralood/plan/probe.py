@@ -25,7 +25,7 @@ from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
-from neuralood.encoder.form import form_of
+from neuralood.encoder.form import compact_width, form_of
 from neuralood.encoder.model import RoiEncoders, encoder_sizes, query_membership, roi_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
@@ -44,8 +44,11 @@ PROBE_BYTES, PROBE_BYTES_CPU = 2**28, 2**25
 PICTURES, PICTURE_PX = 8, (500, 375)
 """Where a set's images are not at hand, so many random JPEG files of about ImageNet's size are decoded."""
 
-HASHED_BYTES, MATRIX = 2**25, 1024
-"""Bytes that are hashed, and rows of the square matrices that are multiplied."""
+EXPANDED = 32
+"""Images whose vertices are read out at a time."""
+
+HASHED_BYTES, MATRIX, LARGE_MATRIX = 2**25, 1024, 4096
+"""Bytes that are hashed, and rows of the square matrices that are multiplied: on the CPU, and on an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +170,27 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
     return _speed(model, params, shape, settings.batch_size, sample, predict, loss_of)
 
 
+def expand_seconds(params: Params, shape: TokenShape, vertices: int, device: torch.device) -> float:
+    """Seconds an image from ROI tokens to all vertices."""
+    encoder = _random_encoder(params, shape, brain_of(params, vertices), params.encoder.ensemble).to(device)
+    tokens = torch.randn(EXPANDED, compact_width(encoder), device=device)
+    with torch.inference_mode():
+        return _seconds(lambda: encoder.expand(tokens).sum().item()) / EXPANDED
+
+
 def hash_rate() -> float:
     """Bytes that MD5, by which DVC knows its outputs, takes in a second."""
     content = bytes(HASHED_BYTES)
     return HASHED_BYTES / _seconds(lambda: hashlib.md5(content, usedforsecurity=False))
 
 
-def matrix_rate() -> float:
-    """Floating-point operations that NumPy, on which scikit-learn stands, does in a second."""
-    matrix = np.ones((MATRIX, MATRIX), np.float32)
-    return 2 * MATRIX**3 / _seconds(lambda: matrix @ matrix)
+def matrix_rate(device: torch.device) -> float:
+    """Floating-point operations in float32 that products of matrices do in a second."""
+    if device.type == "cpu":  # NumPy's, on which scikit-learn stands: as fast as PyTorch's
+        matrix = np.ones((MATRIX, MATRIX), np.float32)
+        return 2 * MATRIX**3 / _seconds(lambda: matrix @ matrix)
+    on_device = torch.ones(LARGE_MATRIX, LARGE_MATRIX, device=device)
+    return 2 * LARGE_MATRIX**3 / _seconds(lambda: (on_device @ on_device)[0, 0].item())
 
 
 def _seconds(work: Callable[[], object]) -> float:

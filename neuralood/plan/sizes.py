@@ -20,8 +20,10 @@ from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.demo.brain import EARLY_ROIS, HIGH_ROIS
 from neuralood.demo.drawing import count_drawn
 from neuralood.demo.shapes import CLASS_SHAPES
+from neuralood.encoder.form import ARRAYS, as_attributes
 from neuralood.encoder.trained import RECORD
 from neuralood.plan.counts import images_in_folder, vertices_in_folder
+from neuralood.plan.forms import kept_width
 from neuralood.synthesis import fmri_spec
 from neuralood.tokens.cache import provenance
 from neuralood.tokens.extract import token_specs
@@ -92,7 +94,8 @@ def set_sizes(params: Params, backbone: FrozenBackbone, vertices: int | None) ->
     """All sets of params.yaml. Raises UserError where `cache.pool` does not divide the patch grid."""
     recipe = provenance(params.backbone.name, backbone, params.cache, dataset="")
     recipe = {key: value for key, value in recipe.items() if key not in UNKNOWN_WEIGHTS}
-    return [_set_size(params, name, backbone, recipe, vertices) for name in params.sets]
+    width = None if vertices is None else kept_width(params, vertices)
+    return [_set_size(params, name, backbone, recipe, width) for name in params.sets]
 
 
 def images_of(params: Params, name: str) -> Images:
@@ -136,7 +139,7 @@ def store_specs(images: Images, backbone: FrozenBackbone, params: Params) -> dic
 
 
 def _set_size(
-    params: Params, name: str, backbone: FrozenBackbone, recipe: Mapping[str, Any], vertices: int | None
+    params: Params, name: str, backbone: FrozenBackbone, recipe: Mapping[str, Any], width: int | None
 ) -> SetSize:
     images, role = images_of(params, name), params.sets[name].role
     if images.count is None:
@@ -145,19 +148,20 @@ def _set_size(
     tokens = _store_size(paths.tokens(name), store_specs(images, backbone, params), recipe, images.fingerprint)
     if role in FMRI_ROLES:
         return SetSize(name, role, images, tokens, None)
-    if vertices is None:
+    if width is None:
         return SetSize(name, role, images, tokens, UNKNOWN)
-    specs = {"fmri": fmri_spec(images.count, vertices, params.cache)}
-    made_of = _made_of(name) if tokens.left == 0 else None
+    specs = {ARRAYS[params.synthesis.store]: fmri_spec(images.count, width, params.cache)} if width else {}
+    made_of = _made_of(params, name) if tokens.left == 0 else None
     fmri = _store_size(paths.predicted_fmri(name), specs, made_of, images.fingerprint)
     return SetSize(name, role, images, tokens, fmri)
 
 
-def _made_of(name: str) -> dict[str, Any] | None:
+def _made_of(params: Params, name: str) -> dict[str, Any] | None:
     """What predicted fMRI must have been made of to be of use, or None where there is no encoder."""
     try:
         encoder = read_json(paths.ENCODER / RECORD)["fingerprint"]
-        return {"encoder": encoder, "tokens": read_store(paths.tokens(name)).attributes[CONTENTS]}
+        tokens = read_store(paths.tokens(name)).attributes[CONTENTS]
+        return {"encoder": encoder, "tokens": tokens, "form": as_attributes(params.synthesis)}
     except (UserError, KeyError):
         return None
 

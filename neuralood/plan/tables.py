@@ -13,10 +13,11 @@ from neuralood.base import paths
 from neuralood.base.console import console, note, warn
 from neuralood.base.device import prepare_torch
 from neuralood.config import Params
-from neuralood.plan.disk import MADE_IMAGE_BYTES, REMEDY, disk_need, made_size, measured_size
+from neuralood.plan.disk import MADE_IMAGE_BYTES, REMEDY, disk_need, features_size, made_size, measured_size
+from neuralood.plan.forms import FormCost, form_costs
 from neuralood.plan.sizes import SetSize, StoreSize, set_sizes, vertex_count
 from neuralood.plan.times import ESTIMATE, StageTime, stage_times
-from neuralood.plan.words import UNKNOWN, bytes_text, duration_text
+from neuralood.plan.words import UNKNOWN, bytes_text, duration_text, rate_text
 from neuralood.plan.work import Work, probe
 
 MOST_WIDTH = 200
@@ -38,10 +39,12 @@ def show_plan(params: Params) -> bool:
     times = list(stage_times(work, backbone))
     _print(_table_of_sizes(work, backbone))
     _print(_table_of_times(times))
-    _print(_table_of_others(params, sets, vertices))
+    if work.encoder is not None and vertices is not None:
+        _print(_table_of_forms(form_costs(params, _counts(sets), backbone.shape, vertices, work.encoder, device)))
+    _print(_table_of_others(params, sets, backbone, vertices))
     for line in _remedies(params, sets, vertices):
         note(line)
-    return _disk_will_do(sets, _others(params, sets, vertices).values())
+    return _disk_will_do(sets, _others(params, sets, backbone, vertices).values())
 
 
 def _warn_of_load() -> None:
@@ -94,19 +97,41 @@ def _table_of_times(times: Sequence[StageTime]) -> Table:
     return table
 
 
-def _others(params: Params, sets: Sequence[SetSize], vertices: int | None) -> dict[str, StoreSize]:
-    """What lies beside the stores of the sets: measured fMRI, and the images that are made."""
-    sizes = {"measured fMRI": measured_size(params, sets, vertices)}
+def _counts(sets: Iterable[SetSize]) -> list[int]:
+    """Images of each set that gets predicted fMRI, where they are known."""
+    return [one.images.count for one in sets if one.fmri is not None and one.images.count is not None]
+
+
+def _table_of_forms(forms: Iterable[FormCost]) -> Table:
+    title = "Predicted fMRI by what is kept of it (synthesis.store), all sets that are counted"
+    table = Table(title=title, title_justify="left", box=None)
+    for name in ("kept", "numbers an image", "bytes", "restored"):
+        table.add_column(name, justify="left" if name == "kept" else "right", no_wrap=True)
+    for one in forms:
+        restored = "as stored" if not one.seconds else f"{rate_text(one.seconds)} in each epoch"
+        name = escape(one.name) + (" (chosen)" if one.chosen else "")
+        table.add_row(name, f"{one.width:,}", bytes_text(one.nbytes), restored)
+    return table
+
+
+def _others(
+    params: Params, sets: Sequence[SetSize], backbone: FrozenBackbone, vertices: int | None
+) -> dict[str, StoreSize]:
+    """What lies beside the stores of the sets: measured fMRI, features of the probe, and the images that are made."""
+    sizes = {
+        "measured fMRI": measured_size(params, sets, vertices),
+        "features of the linear probe, while train_fusion runs": features_size(sets, backbone.shape),
+    }
     if params.made:
         sizes["made images"] = made_size(params, sets)
     return sizes
 
 
-def _table_of_others(params: Params, sets: Sequence[SetSize], vertices: int | None) -> Table:
+def _table_of_others(params: Params, sets: Sequence[SetSize], backbone: FrozenBackbone, vertices: int | None) -> Table:
     table = Table(title="Beside them; models and predictions are small", title_justify="left", box=None)
     for name in ("what", "bytes", "basis"):
         table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=True)
-    for what, size in _others(params, sets, vertices).items():
+    for what, size in _others(params, sets, backbone, vertices).items():
         basis = f"{ESTIMATE}: {bytes_text(MADE_IMAGE_BYTES)} an image" if what == "made images" else "float32"
         table.add_row(what, _store_text(size), basis)
     return table

@@ -5,7 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from neuralood.backbone import FrozenBackbone
+from neuralood.base.device import choose_device
 from neuralood.plan.probe import hash_rate, matrix_rate
 from neuralood.plan.words import UNKNOWN, bytes_text, images_text, rate_text
 from neuralood.plan.work import DISK_BYTES_S, UNKNOWN_CLASSES, Work, images_left
@@ -18,8 +21,8 @@ DRAW_S, TRANSFORM_S, INDEX_S = 0.003, 0.06, 0.0002
 LAST_S = 20.0
 """Seconds of summarize and report together."""
 
-PROBE_STEPS = 200
-"""Steps that the linear probe's solver is taken to need for one penalty."""
+PROBE_STEPS = 100
+"""Steps that the linear probe's solver is taken to need for one penalty: strong ones need a tenth of it, weak ones more."""
 
 RIDGE_FITS = 65
 """Folds times penalties of the ridge baseline."""
@@ -55,13 +58,14 @@ def stage_times(work: Work, backbone: FrozenBackbone) -> Iterator[StageTime]:
     """A line for each stage that has work to do, in the order of the pipeline."""
     yield from _image_stages(work)
     yield _cache_tokens(work)
-    flops = matrix_rate()
+    flops = matrix_rate(torch.device("cpu"))
+    device = choose_device(work.params.runtime.device, "runtime.device")
     if work.params.fmri.source != "imported":
         yield _prepare_fmri(work)
         yield from _train_encoder(work, backbone, flops)
         yield from _score_encoder(work)
     yield _synthesize(work)
-    yield from _train_fusion(work, backbone, flops)
+    yield from _train_fusion(work, backbone, flops if device.type == "cpu" else matrix_rate(device))
     yield _evaluate(work)
     yield StageTime("summarize, report", "", "", LAST_S, ESTIMATE)
     yield _hashing(work)
@@ -162,7 +166,7 @@ def _train_fusion(work: Work, backbone: FrozenBackbone, flops: float) -> Iterato
     epochs = settings.epochs * settings.seeds
     computing = epochs * ((images - held) * speed.step + held * speed.predict)
     nbytes = (train.tokens.nbytes or 0) + ((train.fmri.nbytes if train.fmri else 0) or 0)
-    seconds, basis = _with_disk(computing, nbytes, passes=epochs + 3 * settings.seeds + 1)
+    seconds, basis = _with_disk(computing, nbytes, passes=settings.epochs + 1)  # once for all seeds
     text = f"{images - held:,} images x {settings.epochs} epochs"
     text += f" x {settings.seeds} seeds" if settings.seeds > 1 else ""
     yield StageTime("train_fusion", text, rate_text(speed.step), seconds, basis)
@@ -181,7 +185,7 @@ def _evaluate(work: Work) -> StageTime:
         return _unknown("evaluate", None)
     read = sum((one.tokens.nbytes or 0) + ((one.fmri.nbytes if one.fmri else 0) or 0) for one in sets)
     seeds = work.params.fusion.seeds
-    seconds, basis = _with_disk(images.known * seeds * speed.predict, read, passes=1 + seeds)
+    seconds, basis = _with_disk(images.known * seeds * speed.predict, read, passes=1)
     return _of_images("evaluate", images, seconds, speed.predict, basis)
 
 
@@ -205,7 +209,7 @@ def _unknown(stage: str, each: float | None) -> StageTime:
 
 
 def _computed(part: str, work: str, operations: float, flops: float) -> StageTime:
-    """What scikit-learn computes, from the rate of a product of matrices."""
+    """What is computed, from the rate of a product of matrices."""
     return StageTime(part, work, f"{flops / 1e9:,.0f} GFLOP/s", operations / flops, ESTIMATE)
 
 
