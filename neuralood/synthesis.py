@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from neuralood.base import console, paths
+from neuralood.base import console, paths, ranks
+from neuralood.base.collectives import broadcast
 from neuralood.base.device import prepare_torch
 from neuralood.base.errors import UserError
 from neuralood.base.store import CONTENTS, open_store
@@ -38,7 +39,7 @@ def synthesize(params: Params, set_name: str) -> None:
         "tokens": tokens.attributes[CONTENTS],
     }
     with only_writer(partial):
-        missing = resume_chunks(partial, "fmri", spec, attributes)
+        missing = ranks.share(broadcast(lambda: resume_chunks(partial, "fmri", spec, attributes)))
         model.to(device)
         starts = [number * spec.chunk_rows for number in missing]
         chunks = [np.arange(start, min(start + spec.chunk_rows, count)) for start in starts]
@@ -50,7 +51,7 @@ def synthesize(params: Params, set_name: str) -> None:
             predicted = (predict(model, tokens, rows) for rows in chunks)
         for start in console.track(starts, f"predicted fMRI of {set_name} (chunks)", len(starts)):
             write_rows(partial, "fmri", spec, start, next(predicted))
-        complete_store(partial, final)
+        broadcast(lambda: complete_store(partial, final))
     console.wrote(final, f"predicted fMRI, {count} images x {vertices} vertices")
 
 
