@@ -1,6 +1,7 @@
 """How every stage starts and ends: params checked first, one line for what the user can mend."""
 
 import inspect
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -71,10 +72,9 @@ def _first_speaks() -> Iterator[None]:
 
 def _stop(reason: str) -> NoReturn:
     """Say why, and exit with status 1."""
-    if ranks.is_first():
-        console.fail(reason)
-    else:
-        console.fail(f"({ranks.name()}) {reason}")
+    console.fail(reason if ranks.is_first() else f"({ranks.name()}) {reason}")
+    if ranks.count() > 1:  # at once: torch takes seconds to clear up, in which others would say the same
+        os._exit(1)
     sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""A stage of a few small images, tokens and predicted fMRI in one, that several processes share: `-m helpers_ranks SET`.
+"""A stage of a few small images that several processes share, tokens and predicted fMRI: `-m helpers_ranks SET`.
 
 A file `fault` in the project's folder says what goes wrong in the second process: `kill` in its third batch, or `wait`.
 """

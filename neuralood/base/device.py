@@ -20,10 +20,8 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     Raises UserError as `choose_device` does, and where there are too few cards.
     """
     torch.set_num_threads(threads)
-    chosen = choose_device(device, "runtime.device")
-    own_card = ranks.count() > 1 and chosen.type == "cuda" and chosen.index is None
-    if own_card:
-        chosen = _own_card()
+    own_card = ranks.count() > 1 and device in ("auto", "cuda") and torch.cuda.is_available()
+    chosen = choose_device(_own_card() if own_card else device, "runtime.device")
     collectives.join(own_card=own_card)
     if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
@@ -31,13 +29,13 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     return chosen
 
 
-def _own_card() -> torch.device:
+def _own_card() -> str:
     """Of several processes on this machine, this one's CUDA device."""
     cards = torch.cuda.device_count()
     if ranks.place() >= cards:
         raise UserError(f"each process takes a CUDA device of its own, and here are {cards}: lower runtime.nproc")
     torch.cuda.set_device(ranks.place())
-    return torch.device("cuda", ranks.place())
+    return f"cuda:{ranks.place()}"
 
 
 def choose_device(device: str, key: str) -> torch.device:

@@ -43,5 +43,5 @@ def name() -> str:
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of `items`, which are the same in all: each is one process's, and parts are of about a size."""
+    """This process's part of `items`, the same in all: each is one process's, and all parts are of about a size."""
     return items[rank() :: count()]
