@@ -1,6 +1,6 @@
 """A stage of a few small images that several processes share, tokens and predicted fMRI: `-m helpers_ranks SET`.
 
-A file `fault` in the project's folder says what goes wrong in the second process: `kill` in its third batch, or `wait`.
+A file `fault` in the project's folder says what goes wrong in the second process: `kill` in its sixth batch, or `wait`.
 """
 
 import os
@@ -27,7 +27,8 @@ FAULT = Path("fault")
 def before(batch):
     """Called before each batch."""
     fault = FAULT.read_text() if FAULT.exists() else ""
-    if fault == "kill" and ranks.rank() == 1 and batch == 3:
+    if fault == "kill" and ranks.rank() == 1 and batch == 6:  # in its second chunk
+        time.sleep(1)  # in which the first one is written
         kill_self()
     if fault == "wait" and batch == 2:
         Path(f"waiting.{ranks.rank()}").write_text(str(os.getpid()))
@@ -43,10 +44,9 @@ def encoder():
 
 
 def main(params, set_name):
-    """data/manifests/SET.json -> data/tokens/SET.zarr, data/fmri/SET.zarr, and batches.RANK, how many this one had."""
+    """data/manifests/SET.json -> data/tokens/SET.zarr, data/fmri/SET.zarr."""
     device, backbone = prepare_torch(params.runtime.device, params.runtime.threads), Stub(before)
     store = cache_tokens(read_manifest(set_name), "stub", backbone, params.cache, device, params.runtime.workers)
-    Path(f"batches.{ranks.rank()}").write_text(str(backbone.batches))
     console.wrote(store, "tokens")
     with mock.patch.multiple(synthesis, load_encoder=encoder, require_recipe=lambda tokens, record: None):
         synthesis.synthesize(params, set_name)

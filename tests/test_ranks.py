@@ -97,7 +97,7 @@ def test_a_killed_process_is_one_line_and_the_next_run_gives_the_bytes_of_one_pr
         ["error: worker 2 of 2 was killed (signal 9): finished work is kept, run the stage again to go on"],
     )
     kept = len(finished_chunks(unfinished()))
-    assert 0 <= kept < 5
+    assert 1 <= kept < 5
     assert not paths.tokens("train").exists()
     helpers_ranks.FAULT.unlink()
     status, said = run_stage()
@@ -107,7 +107,6 @@ def test_a_killed_process_is_one_line_and_the_next_run_gives_the_bytes_of_one_pr
         "wrote data/fmri/train.zarr (predicted fMRI, 14 images x 7 vertices)",
     ]
     assert taken() == whole
-    assert int(Path("batches.1").read_text()) > 0
     assert not list(Path("data").rglob(".?*.*.partial"))
 
 
