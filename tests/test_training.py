@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import numpy as np
@@ -17,7 +18,16 @@ from torch import nn
 from neuralood.base.errors import UserError
 from neuralood.base.reading import batches
 from neuralood.base.resuming import Checkpoint
-from neuralood.base.training import Epoch, Schedule, best_epoch, fit, learning_rate_factor, write_curve
+from neuralood.base.training import (
+    Epoch,
+    Loss,
+    Schedule,
+    best_epoch,
+    fit,
+    fit_together,
+    learning_rate_factor,
+    write_curve,
+)
 
 ROWS = np.arange(20)
 SCHEDULE = Schedule(epochs=4, batch_size=6, lr=0.05, warmup=0.05, weight_decay=0.1)
@@ -208,6 +218,79 @@ def test_curve_is_a_table(tmp_path):
         "1\t0.500000\t0.250000",
         "2\t0.100000\t0.333333",
     ]
+
+
+# Several models on the same batches, running averages
+
+
+class Pair:
+    """Two regressions from other weights on the same batches; the second learns from even rows only."""
+
+    def __init__(self, schedule, alone=None):
+        source = np.random.default_rng(0)
+        self.x = torch.from_numpy(source.standard_normal((20, 3))).float()
+        self.y = self.x.sum(1, keepdim=True)
+        self.models = [nn.Linear(3, 1), nn.Linear(3, 1)]
+        with torch.no_grad():
+            for number, model in enumerate(self.models):
+                model.weight.fill_(0.1 * (number + 1))
+                model.bias.zero_()
+        self.chosen = [0, 1] if alone is None else [alone]
+        self.steps, self.validated = [], []
+        self.trained = fit_together(
+            [self.models[number] for number in self.chosen],
+            len(ROWS),
+            shuffled(3),
+            self.losses_of,
+            self.validate,
+            schedule,
+            "pair",
+        )
+
+    def losses_of(self, rows):
+        self.steps.append([model.weight.detach().clone() for model in self.models])
+        return [self.loss_of(number, rows) for number in self.chosen]
+
+    def loss_of(self, number, rows):
+        own = rows[rows % 4 == 0] if number else rows  # of some batches, no row
+        if not len(own):
+            return None
+        return Loss((self.models[number](self.x[own]) - self.y[own]).square().mean(), len(own))
+
+    def validate(self):
+        self.validated.append(self.models[self.chosen[0]].weight.detach().clone())
+        return [float((self.models[number](self.x) - self.y).square().mean()) for number in self.chosen]
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_models_trained_together_end_as_they_would_alone(ema):
+    schedule = replace(SCHEDULE, batch_size=3, ema=ema)
+    together = Pair(schedule)
+    for number in (0, 1):
+        alone = Pair(schedule, alone=number)
+        assert torch.equal(alone.models[number].weight, together.models[number].weight)
+        assert alone.trained[0].history == together.trained[number].history
+
+
+def test_the_running_average_is_what_is_validated_and_kept():
+    """Against the definition: average <- d average + (1 - d) weights after each step, d = min(ema, t / (t + 9))."""
+    pair = Pair(replace(SCHEDULE, ema=0.8), alone=0)
+    average = pair.steps[0][0].double()
+    for step, (weight, _) in enumerate(pair.steps[1:], start=1):
+        decay = min(0.8, step / (step + 9))
+        average = decay * average + (1 - decay) * weight.double()
+        if step % 4 == 0:
+            torch.testing.assert_close(pair.validated[step // 4 - 1].double(), average, rtol=1e-5, atol=1e-6)
+            assert not torch.allclose(weight.double(), average, rtol=1e-3)
+    best = best_epoch(pair.trained[0].history)
+    assert torch.equal(pair.models[0].weight, pair.validated[best - 1])
+    assert torch.equal(pair.trained[0].last["weight"], pair.validated[-1])
+
+
+def test_an_average_of_decay_near_0_is_the_weights():
+    schedule = replace(SCHEDULE, ema=1e-9)
+    averaged, plain = Pair(schedule, alone=0), Pair(SCHEDULE, alone=0)
+    torch.testing.assert_close(averaged.models[0].weight, plain.models[0].weight)
 
 
 # Interrupted trainings

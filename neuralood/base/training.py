@@ -208,7 +208,8 @@ def _backward(losses: Sequence[Loss | None], optimizer: torch.optim.Optimizer, k
     optimizer.zero_grad(set_to_none=True)
     own = [loss.images if loss else 0 for loss in losses]
     if ranks.count() == 1:
-        torch.stack([loss.mean for loss in losses if loss]).sum().backward()  # type: ignore[no-untyped-call]
+        if any(own):
+            torch.stack([loss.mean for loss in losses if loss]).sum().backward()  # type: ignore[no-untyped-call]
         return keep.is_due
     *images, due = collectives.sums([*own, float(ranks.is_first() and keep.is_due)])
     weights = [ranks.count() * part / max(1.0, whole) for part, whole in zip(own, images, strict=True)]

@@ -1,7 +1,6 @@
 """One pass over the tokens of train before any training: what the linear probe reads, and how to scale every input."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,31 +31,27 @@ class Scale(NamedTuple):
     sd: Tensor
 
 
-@dataclass
 class Moments:
     """Sums over images from which mean and sd follow, in the widest floats there are."""
 
-    count: int = 0
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    squares: Tensor = field(default_factory=lambda: torch.zeros(()))
+    def __init__(self, features: int, device: torch.device) -> None:
+        self.count = 0
+        self.sums = torch.zeros(2, features, dtype=wide(device), device=device)
+        """Of the values of each feature, and of their squares."""
 
     def add(self, count: int, total: Tensor, squares: Tensor) -> None:
         """Take in so many values more of each feature: their sum and that of their squares, F."""
         self.count += count
-        self.total = self.total.to(total) + total
-        self.squares = self.squares.to(squares) + squares
-
-    def over_all_processes(self) -> "Moments":
-        """These, and those of the images of the others."""
-        (count,) = collectives.sums([float(self.count)])
-        collectives.sum_over(self.total)
-        collectives.sum_over(self.squares)
-        return Moments(int(count), self.total, self.squares)
+        self.sums[0] += total
+        self.sums[1] += squares
 
     def scale(self) -> Scale:
-        """Of all values taken in."""
-        mean = self.total / self.count
-        sd = (self.squares / self.count - mean**2).clamp_min(0).sqrt()
+        """Of all values taken in, by all processes."""
+        (count,) = collectives.sums([float(self.count)])
+        sums = self.sums.clone()
+        collectives.sum_over(sums)
+        mean = sums[0] / count
+        sd = (sums[1] / count - mean**2).clamp_min(0).sqrt()
         return Scale(mean.float().cpu(), sd.float().cpu())
 
 
@@ -81,12 +76,11 @@ def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, f
     member S I bool: the training rows of each seed; holdouts are in no scale. Those of fMRI are, for `image_only`, of
     its own encoder's first output: no statistic of measured fMRI enters. Raises UserError where the disk is too small.
     """
-    moments = [(Moments(), Moments(), Moments()) for _ in models]
-    device = next(models[0].parameters()).device
+    device, sizes = next(models[0].parameters()).device, models[0].sizes
+    width = sizes.cls_width + sizes.patch_width
+    moments = [[Moments(one, device) for one in (width, sizes.patch_width, sizes.vertices)] for _ in models]
     for model in models:
         model.eval()
-
-    width = data.tokens["cls"].shape[1] + models[0].sizes.patch_width
     spec = features_spec(len(data), width)
     own = ranks.share(np.arange(spec.chunks))
     rows = np.concatenate([_rows_of(spec, number) for number in own.tolist()] or [np.arange(0)])
@@ -103,7 +97,7 @@ def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, f
 
     with torch.inference_mode():
         _write(features, spec, surveyed())
-    return [SeedScales(*(one.over_all_processes().scale() for one in of_seed)) for of_seed in moments]
+    return [SeedScales(*(one.scale() for one in of_seed)) for of_seed in moments]
 
 
 def features_spec(images: int, width: int) -> ArraySpec:
