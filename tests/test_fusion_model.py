@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import ROOT, randomise
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from neuralood.base.store import open_store
 from neuralood.base.writing import write_store
+from neuralood.config import load_params
 from neuralood.encoder.form import Form
-from neuralood.encoder.model import RoiEncoder
+from neuralood.encoder.model import RoiEncoder, encoder_sizes, roi_encoder
 from neuralood.fusion.loss import fusion_loss, pearson
 from neuralood.fusion.model import BrainTransformer, FusionClassifier, FusionSizes, Standardise, vertex_order
 from neuralood.fusion.probe import Probe
@@ -228,6 +229,36 @@ def test_full_size_shapes():
         output = model(torch.empty(2, 768), torch.empty(2, 256, 768), torch.empty(2, 39_548))
     assert output.logits.shape == (2, 1000)
     assert model.brain.position.shape == (1 + 99, 512)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_full_size_models_have_as_many_parameters_as_the_paper_profile_says(variant):
+    """Counted from the definitions; the encoder's own from its sizes."""
+    profile = load_params(ROOT / "profiles" / "paper.yaml", check_paths=False)
+    chosen, vertices, width, classes = profile.fusion, 39_548, 768, 1000
+    w, patch = chosen.width, chosen.patch
+    tokens = 1 + -(-vertices // patch)
+    layer = 4 * w * w + 4 * w + 8 * w * w + 5 * w + 4 * w  # attention, MLP, two LayerNorms
+    brain = patch * w + w + w + tokens * w + chosen.depth * layer + 2 * w
+    projections, norms, attention = 2 * (width * w + w), 4 * w, 4 * w * w + 3 * w
+    head = (2 * w + width) * classes + classes
+    expected = {
+        "bmfl": brain + projections + 2 * attention + norms + head,
+        "concat": brain + projections + norms + head,
+        "brain_only": brain + w * classes + classes,
+    }
+    expected["image_only"] = expected["bmfl"]
+    membership = torch.ones(50, vertices, dtype=torch.bool, device="cpu")  # its pairs are counted
+    with torch.device("meta"):
+        encoder = roi_encoder(membership, **encoder_sizes(profile.encoder, (16, 16), width))
+        own = encoder if variant == "image_only" else None
+        sizes = FusionSizes(
+            variant, width, width, vertices, classes, patch, chosen.depth, chosen.heads, w, chosen.dropout, 0.0
+        )
+        model = FusionClassifier(sizes, torch.arange(vertices), own)
+    of_encoder = sum(value.numel() for value in encoder.parameters()) if own else 0
+    assert sum(value.numel() for value in model.parameters()) - of_encoder == expected[variant]
+    assert encoder.readout.weight.shape == (50 * vertices, profile.encoder.width)
 
 
 # Loss
