@@ -72,11 +72,12 @@ def join(parts: Sequence[Predictions]) -> Predictions:
 
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:
-    """Write them to FOLDER/predictions.npz."""
-    arrays = {"labels": predictions.labels, "sources": encode_ids(list(predictions.sources))}
+    """Write them to FOLDER/predictions.npz: classes and sources as small integers, each source's name once."""
+    names, source = np.unique(np.asarray(predictions.sources, object), return_inverse=True)
+    arrays = {"labels": predictions.labels, "source_names": encode_ids(names.tolist()), "source": _small(source)}
     for model in MODELS:
         arrays |= {
-            f"{model}_ranked": predictions.ranked[model],
+            f"{model}_ranked": _small(predictions.ranked[model]),
             f"{model}_confidence": predictions.confidence[model],
         }
     if predictions.answers is not None:
@@ -86,16 +87,22 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
     write_arrays(folder / FILE, arrays)
 
 
+def _small(numbers: Array) -> Array:
+    """The same non-negative integers in the smallest type that holds them."""
+    return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
+
+
 def read_predictions(folder: Path) -> Predictions:
     """Read FOLDER/predictions.npz. Raises UserError where it is missing or damaged."""
     try:
         with (folder / FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             restricted = any(name.endswith("_unrestricted") for name in arrays.files)
+            names = decode_ids(arrays["source_names"])
             return Predictions(
                 labels=arrays["labels"],
-                ranked={model: arrays[f"{model}_ranked"] for model in MODELS},
+                ranked={model: arrays[f"{model}_ranked"].astype(np.int32) for model in MODELS},
                 confidence={model: arrays[f"{model}_confidence"] for model in MODELS},
-                sources=tuple(decode_ids(arrays["sources"])),
+                sources=tuple(names[number] for number in arrays["source"]),
                 answers=arrays["answers"] if "answers" in arrays.files else None,
                 unrestricted={model: arrays[f"{model}_unrestricted"] for model in MODELS} if restricted else None,
             )

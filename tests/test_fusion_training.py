@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,6 +261,14 @@ def test_an_interrupted_run_ends_with_the_same_weights(world, monkeypatch, stop_
 # Several processes
 
 
+def run_two():
+    """Train and evaluate val in two processes: exit status, and what is said."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [sys.executable, "-W", "ignore", "-m", "helpers_ranks_training", "val"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_train_and_evaluate_as_one_does(world, project):
     params = world(train=2100, val=40, **{"fusion.epochs": 1, "fusion.batch_size": 301})  # two chunks of features
@@ -267,16 +276,34 @@ def test_two_processes_train_and_evaluate_as_one_does(world, project):
     evaluate(params, "val")
     expected, probe, scores = weights(), weights("probe"), scores_of("val")
     project.edit(**{"runtime.nproc": 2})
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    command = [sys.executable, "-W", "ignore", "-m", "helpers_ranks_training", "val"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, said = run_two()
+    assert status == 0, said
     for name, value in weights().items():
         torch.testing.assert_close(value, expected[name], rtol=2e-2, atol=2e-3)
     for name, value in weights("probe").items():
         torch.testing.assert_close(value, probe[name], rtol=1e-3, atol=1e-3)
     assert scores_of("val")["linear"] == scores["linear"]
     assert not list(paths.DATA.glob(".partial/**/*.npz"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_lost_process_ends_training_with_one_line_and_the_next_start_ends_with_the_same_weights(world):
+    """Dropout draws other numbers in each process: both random states come back."""
+    world(**{"runtime.nproc": 2, "runtime.checkpoint_minutes": 1e-9, "fusion.dropout": 0.3, "fusion.seeds": 2})
+    assert run_two()[0] == 0
+    expected = [weights(seed=0), weights(seed=1)]
+    Path("fault").touch()
+    status, said = run_two()
+    assert (status, len(said.splitlines())) == (1, 1)
+    assert "worker 2 of 2 was killed (signal 9): finished work is kept, run the stage again to go on" in said
+    Path("fault").unlink()
+    status, said = run_two()
+    assert status == 0, said
+    assert "going on with an interrupted training at step" in said
+    for seed, of_seed in enumerate(expected):
+        found = weights(seed=seed)
+        assert all(torch.equal(found[name], value) for name, value in of_seed.items())
 
 
 def scores_of(name):
