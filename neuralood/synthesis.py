@@ -58,7 +58,7 @@ def synthesize(params: Params, set_name: str) -> None:
             from neuralood.encoder.from_images import predict_images  # timm takes seconds to import
 
             predicted = predict_images(
-                model, form.keep, record["preprocessing"], manifest, chunks, params.runtime.workers
+                model, record["preprocessing"], manifest, chunks, params.runtime.workers, form.keep
             )
         else:
             predicted = (predict(model, tokens, rows, form.keep) for rows in chunks)

@@ -13,6 +13,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.store import Array
 from neuralood.data.manifest import Manifest
 from neuralood.encoder.image_model import ImageEncoder
+from neuralood.encoder.trained import EncoderModel, predicted_fmri
 from neuralood.tokens.decode import decoded_batches
 
 BATCH = 50
@@ -28,13 +29,13 @@ class Eyes:
 
 def predict_images(
     model: ImageEncoder,
-    keep: Callable[[ImageEncoder, Tensor], Tensor],
     preprocessing: dict[str, Any],
     manifest: Manifest,
     chunks: list[Array],
     workers: int,
+    keep: Callable[[EncoderModel, Tensor], Tensor] = predicted_fmri,
 ) -> Iterator[Array]:
-    """What is kept of predicted fMRI, I K float32, of each chunk of rows, from the set's image files.
+    """Predicted fMRI, I V float32 (or what `keep` makes), of each chunk of rows, from the set's image files.
 
     Raises UserError for an image that cannot be read any more.
     """
