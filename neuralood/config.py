@@ -308,6 +308,8 @@ class Runtime:
     """What may not change a result, and is tracked by no stage."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    nproc: Positive
+    """Processes of the stages that are split: see neuralood.launch."""
     threads: Positive
     training_threads: Positive
     vertices_in_a_batch: Positive

@@ -1,8 +1,12 @@
 """Predicted fMRI: the frozen brain encoder on the tokens, or the pixels, of any image set. No scanner is needed."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
-from neuralood.base import console, paths
+from neuralood.base import console, paths, ranks
+from neuralood.base.collectives import broadcast
 from neuralood.base.device import prepare_torch
 from neuralood.base.errors import UserError
 from neuralood.base.store import CONTENTS, open_store
@@ -41,13 +45,12 @@ def synthesize(params: Params, set_name: str) -> None:
         "form": as_attributes(params.synthesis),
     }
     if form.store == "none":
-        create_store(partial, {}, attributes)
-        complete_store(partial, final)
+        broadcast(lambda: _write_empty(partial, final, attributes))
         console.wrote(final, f"no fMRI of {count} images: it is predicted as it is read")
         return
     name, spec = ARRAYS[form.store], fmri_spec(count, form.width, params.cache)
     with only_writer(partial):
-        missing = resume_chunks(partial, name, spec, attributes)
+        missing = ranks.share(broadcast(lambda: resume_chunks(partial, name, spec, attributes)))
         model.to(device)
         starts = [number * spec.chunk_rows for number in missing]
         chunks = [np.arange(start, min(start + spec.chunk_rows, count)) for start in starts]
@@ -61,8 +64,14 @@ def synthesize(params: Params, set_name: str) -> None:
             predicted = (predict(model, tokens, rows, form.keep) for rows in chunks)
         for start in console.track(starts, f"predicted fMRI of {set_name} (chunks)", len(starts)):
             write_rows(partial, name, spec, start, next(predicted))
-        complete_store(partial, final)
+        broadcast(lambda: complete_store(partial, final))
     console.wrote(final, f"predicted fMRI, {count} images x {form.width} {form.store.replace('_', ' ')}")
+
+
+def _write_empty(partial: Path, final: Path, attributes: dict[str, Any]) -> None:
+    """A store that says what it is of and holds no array."""
+    create_store(partial, {}, attributes)
+    complete_store(partial, final)
 
 
 def fmri_spec(count: int, width: int, settings: Cache) -> ArraySpec:

@@ -7,6 +7,7 @@ from neuralood.base import console, paths
 from neuralood.base.device import prepare_torch
 from neuralood.config import Params
 from neuralood.data.manifest import read_manifest
+from neuralood.launch import launch
 from neuralood.stage import run
 from neuralood.tokens.cache import cache_tokens
 
@@ -21,4 +22,4 @@ def main(params: Params, set_name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch)

@@ -1,4 +1,7 @@
-"""What a person sees of a run: one console on stderr, progress bars with rate and time left, result tables."""
+"""What a person sees of a run: one console on stderr, progress bars with rate and time left, result tables.
+
+Of several processes of a stage (see `ranks`) only the first shows them; each may warn.
+"""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +22,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from neuralood.base import ranks
 
 T = TypeVar("T")
 
@@ -58,7 +63,7 @@ class _Rate(ProgressColumn):
 
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Yield `items` with a progress bar on a terminal, or a plain line every 30 s in a log; `total` may be unknown."""
-    if not _progress_shown:
+    if not _progress_shown or not ranks.is_first():
         yield from items
     elif console.is_terminal:
         yield from _track_bar(items, description, total)
@@ -95,7 +100,7 @@ def _track_lines(items: Iterable[T], description: str, total: int | None) -> Ite
 
 def note(message: str) -> None:
     """One plain line."""
-    if _collected is None:
+    if _collected is None and ranks.is_first():
         console.print(escape(message))
 
 
@@ -114,11 +119,14 @@ def fail(message: str) -> None:
 
 def wrote(path: Path, what: str) -> None:
     """Say at the end of a stage what it wrote."""
-    console.print(f"[dim]wrote[/] {escape(str(path))} [dim]({escape(what)})[/]")
+    if ranks.is_first():
+        console.print(f"[dim]wrote[/] {escape(str(path))} [dim]({escape(what)})[/]")
 
 
 def results(title: str, rows: Mapping[str, str]) -> None:
     """A small two-column table of results."""
+    if not ranks.is_first():
+        return
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="dim")
     table.add_column(justify="right")

@@ -9,20 +9,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuralood.base import collectives, ranks
 from neuralood.base.errors import UserError
 
 
 def prepare_torch(device: str, threads: int) -> torch.device:
     """Fix the thread count, ask an accelerator for deterministic kernels, and return the device that `device` names.
 
-    Raises UserError as `choose_device` does.
+    Several processes of a stage meet here; `cuda`, and `auto` where there is CUDA, are then a card of each one's own.
+    Raises UserError as `choose_device` does, and where there are too few cards.
     """
     torch.set_num_threads(threads)
-    chosen = choose_device(device, "runtime.device")
+    own_card = ranks.count() > 1 and device in ("auto", "cuda") and torch.cuda.is_available()
+    chosen = choose_device(_own_card() if own_card else device, "runtime.device")
+    collectives.join(own_card=own_card)
     if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
         torch.use_deterministic_algorithms(True, warn_only=True)
     return chosen
+
+
+def _own_card() -> str:
+    """Of several processes on this machine, this one's CUDA device."""
+    cards = torch.cuda.device_count()
+    if ranks.place() >= cards:
+        raise UserError(f"each process takes a CUDA device of its own, and here are {cards}: lower runtime.nproc")
+    torch.cuda.set_device(ranks.place())
+    return f"cuda:{ranks.place()}"
 
 
 def choose_device(device: str, key: str) -> torch.device:

@@ -62,8 +62,10 @@ def _device(params: Params) -> Iterator[Finding]:
     large = params.files and device.type == "cpu"
     hint = ": no CUDA, so ImageNet takes days; `neuralood plan` says how long" if large else ""
     yield Finding("device", text + hint, "note" if large else "ok")
-    if params.runtime.threads > cores or params.runtime.workers > 2 * cores:
-        text = f"runtime.threads {params.runtime.threads} and workers {params.runtime.workers} on {cores} cores"
+    nproc, threads, workers = params.runtime.nproc, params.runtime.threads, params.runtime.workers
+    if nproc * threads > cores or nproc * workers > 2 * cores:
+        each = f", each of {nproc} processes," if nproc > 1 else ""
+        text = f"runtime.threads {threads} and workers {workers}{each} on {cores} cores"
         yield Finding("device", f"{text}: more than it has slow each other down", "note")
 
 

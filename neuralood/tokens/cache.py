@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from neuralood.backbone import FrozenBackbone, weights_fingerprint
-from neuralood.base import console, paths
+from neuralood.base import console, paths, ranks
+from neuralood.base.collectives import broadcast, gather
 from neuralood.base.device import release_memory
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
@@ -70,47 +71,58 @@ def cache_tokens(
     The store grows in data/.partial and is renamed when whole, so an interrupted run goes on where it stopped.
     Undecodable images do not stop the good ones: raises UserError at the end that lists them all. Raises UserError
     before the first image where the store does not fit on the disk, or another process writes it.
+    Several processes (see `ranks`) share the chunks; the first does all else.
     """
     final, partial = paths.tokens(manifest.set_name), paths.partial(paths.tokens(manifest.set_name))
-    attributes = provenance(name, backbone, settings, manifest.fingerprint)
-    with only_writer(partial):
-        store = resume_or_create(partial, token_specs(len(manifest), backbone.shape, settings), attributes, manifest)
+    store = Unfinished(partial, token_specs(len(manifest), backbone.shape, settings))
+
+    def begin() -> list[int]:
+        resume_or_create(partial, store.specs, provenance(name, backbone, settings, manifest.fingerprint), manifest)
         adopt(store, manifest)
-        bad = _fill(store, manifest, backbone.to(device), settings, device, workers)
-        if bad:
-            raise UserError(_list_bad_images(manifest.set_name, bad))
+        rows: list[int] = missing_rows(store, manifest).tolist()
+        return rows
+
+    def end() -> None:
         complete_store(partial, final)
         discard(partial)
+
+    with only_writer(partial):
+        missing = np.array(broadcast(begin), np.int64)
+        found = gather(_fill(store, manifest, missing, backbone.to(device), settings, device, workers))
+        bad = sorted((line for of_rank in found for line in of_rank), key=lambda line: line[0])
+        if bad:
+            raise UserError(_list_bad_images(manifest.set_name, [line for _, line in bad]))
+        broadcast(end)
     return final
 
 
 def _fill(
     store: Unfinished,
     manifest: Manifest,
+    missing: Array,
     backbone: FrozenBackbone,
     settings: Cache,
     device: torch.device,
     workers: int,
-) -> list[str]:
-    """Store the tokens of every image that has none yet, chunk by chunk; returns a line for each bad image.
+) -> list[tuple[int, str]]:
+    """Store this process's share of the missing rows' tokens; returns a chunk and a line for each bad image.
 
     Three things go on at a time: processes decode the next images, the device works on a batch, and a thread fetches,
     checks and writes the tokens of the batches before.
     """
-    missing = missing_rows(store, manifest)
     encode = TokenEncoder(backbone, settings, device)
     batches = _batch_rows(missing, encode.batch_size, store.chunk)
     loader = decoded_batches(manifest, backbone, batches, device, workers)
     steps = console.track(loader, f"tokens of {manifest.set_name} (batches)", len(batches))
     holes = set(np.unique(np.flatnonzero(~np.isin(np.arange(store.images), missing)) // store.chunk).tolist())
-    bad: list[str] = []
+    bad: list[tuple[int, str]] = []
     with ThreadPoolExecutor(1, "writer") as writer:
         fetching: deque[Future[None]] = deque()
-        written: Future[list[str]] | None = None
+        written: Future[list[tuple[int, str]]] | None = None
         for number, of_chunk in groupby(steps, key=lambda batch: batch.first_row // store.chunk):
             chunk = _Chunk(store, number, stored=number in holes)
             for batch in of_chunk:
-                bad += batch.problems
+                bad += [(number, problem) for problem in batch.problems]
                 if len(batch.rows) and device.type == "cpu":  # whose tokens need not be waited for
                     chunk.put(batch, encode(batch.pixels))
                 elif len(batch.rows):
@@ -126,9 +138,12 @@ def _fill(
 
 
 def _batch_rows(missing: Array, size: int, chunk: int) -> list[list[int]]:
-    """Rows of each batch; no batch crosses a chunk's edge, so that a resumed run makes the same batches."""
+    """Rows of each batch of this process, which takes whole chunks.
+
+    No batch crosses a chunk's edge: a resumed run, and any number of processes, make the same batches.
+    """
     edges = np.flatnonzero(np.diff(missing // chunk)) + 1
-    chunks = np.split(missing, edges)
+    chunks = ranks.share(np.split(missing, edges))
     return [rows[start : start + size].tolist() for rows in chunks for start in range(0, len(rows), size)]
 
 
@@ -152,8 +167,8 @@ class _Chunk:
         self.stamps[places] = batch.stamps
         self.new = True
 
-    def write(self, manifest: Manifest) -> list[str]:
-        """Write the chunk, all but tokens that are not finite; returns a line for each image that has such."""
+    def write(self, manifest: Manifest) -> list[tuple[int, str]]:
+        """Write the chunk, all but tokens that are not finite; returns its number and a line for each such image."""
         if not self.new:
             return []
         rows = zip(*self.values.values(), strict=True)
@@ -168,7 +183,7 @@ class _Chunk:
         release_memory(torch.device("cpu"))
         files = manifest.image_files() if len(bad) else []
         return [
-            f"{files[row]}: its tokens are not finite in {dtype} (cache.dtype float32?)"
+            (self.number, f"{files[row]}: its tokens are not finite in {dtype} (cache.dtype float32?)")
             for row in (self.first_row + bad).tolist()
         ]
 

@@ -20,7 +20,7 @@ import numpy as np
 import zarr
 from filelock import FileLock, Timeout
 
-from neuralood.base import console
+from neuralood.base import console, ranks
 from neuralood.base.chunks import bytes_of_chunk, chunk_file, map_chunk, size_problem
 from neuralood.base.errors import UserError
 from neuralood.base.records import write_whole
@@ -119,7 +119,13 @@ class Unfinished:
 
 @contextmanager
 def only_writer(partial: Path) -> Iterator[None]:
-    """Hold the store for this process. Raises UserError where another one has it; a killed one's hold is gone."""
+    """Hold the store for this process; of several of one stage, the first holds it for all.
+
+    Raises UserError where another one has it; a killed one's hold is gone.
+    """
+    if not ranks.is_first():
+        yield
+        return
     partial.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(partial.with_suffix(".lock"), timeout=0)
     try:
