@@ -97,7 +97,7 @@ class FusionClassifier(nn.Module):
         """order: indices of the vertices that fusion reads, lined up as they are cut into patches."""
         super().__init__()
         self.sizes = sizes
-        self.register_buffer("order", order)
+        self.register_buffer("order", order.clone())  # models that are trained together share none
         self.encoder = encoder
         width = sizes.width
         self.scale_cls = Standardise(sizes.cls_width)
