@@ -1,13 +1,15 @@
 """Top-1 accuracy of fusion and linear probe on one image set, from the same tokens."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from neuralood.base import console, paths
+from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.device import prepare_torch
 from neuralood.base.errors import UserError
 from neuralood.base.reading import PREDICT_BATCH, batches
@@ -22,7 +24,7 @@ from neuralood.encoder.trained import load_encoder
 from neuralood.fusion.model import FusionClassifier
 from neuralood.fusion.probe import Probe
 from neuralood.fusion.trained import ImageData, load_record, load_seed, open_image_data
-from neuralood.predictions import MODELS, Predictions, join, score, write_predictions
+from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions
 
 TOP = 5
 
@@ -67,8 +69,33 @@ def evaluate(params: Params, set_name: str) -> None:
     seeds = [(model.to(device), probe) for model, probe in loaded]
 
     blocks = list(batches(np.arange(len(data)), BLOCK))
-    parts = console.track(blocks, f"evaluation on {set_name} (blocks of {BLOCK:,} images)", len(blocks))
-    predictions = join([_predictions(_logits(data, rows, seeds, device), truth.of(rows)) for rows in parts])
+    own = ranks.share(blocks)
+    tracked = console.track(own, f"evaluation on {set_name} (blocks of {BLOCK:,} images)", len(own))
+    parts = [_predictions(_logits(data, rows, seeds, device), truth.of(rows)) for rows in tracked]
+    predictions = _of_all_processes(parts, len(blocks), paths.partial(paths.evaluation(set_name)))
+    if predictions is not None:
+        _save(params, manifest, truth, predictions)
+
+
+def _of_all_processes(parts: list[Predictions], blocks: int, folder: Path) -> Predictions | None:
+    """All blocks of the set, joined, in the first of several processes, which get them by way of files; None in others.
+
+    Block number b is of process b modulo their count.
+    """
+    if ranks.count() == 1:
+        return join(parts)
+    for number, part in zip(range(ranks.rank(), blocks, ranks.count()), parts, strict=True):
+        write_predictions(folder / str(number), part)
+    collectives.barrier()
+    if not ranks.is_first():
+        return None
+    predictions = join([read_predictions(folder / str(number)) for number in range(blocks)])
+    shutil.rmtree(folder)
+    return predictions
+
+
+def _save(params: Params, manifest: Manifest, truth: Truth, predictions: Predictions) -> None:
+    set_name = manifest.set_name
     rng = generator(params.seed, "bootstrap", set_name)
     folder = paths.evaluation(set_name)
     scores = score(predictions, len(truth.columns), params.evaluation.bootstrap, rng)
@@ -77,7 +104,7 @@ def evaluate(params: Params, set_name: str) -> None:
     write_predictions(folder, predictions)
     write_json(folder / "scores.json", scores)
     console.results(set_name, {name: f"{scores[name]['top1']:.1f} %" for name in MODELS})
-    console.wrote(folder, f"predictions for {len(data)} images")
+    console.wrote(folder, f"predictions for {len(manifest)} images")
 
 
 def class_columns(manifest: Manifest, trained: list[str], class_map: Mapping[str, list[int]] | None) -> list[list[int]]:

@@ -45,7 +45,7 @@ def synthesize(params: Params, set_name: str) -> None:
         "form": as_attributes(params.synthesis),
     }
     if form.store == "none":
-        broadcast(lambda: _write_empty(partial, final, attributes))
+        broadcast(lambda: _write_none(partial, final, attributes))
         console.wrote(final, f"no fMRI of {count} images: it is predicted as it is read")
         return
     name, spec = ARRAYS[form.store], fmri_spec(count, form.width, params.cache)
@@ -65,11 +65,12 @@ def synthesize(params: Params, set_name: str) -> None:
         for start in console.track(starts, f"predicted fMRI of {set_name} (chunks)", len(starts)):
             write_rows(partial, name, spec, start, next(predicted))
         broadcast(lambda: complete_store(partial, final))
-    console.wrote(final, f"predicted fMRI, {count} images x {form.width} {form.store.replace('_', ' ')}")
+    what = "vertices" if form.store == "vertices" else "numbers, from which vertices are read out"
+    console.wrote(final, f"predicted fMRI, {count} images x {form.width} {what}")
 
 
-def _write_empty(partial: Path, final: Path, attributes: dict[str, Any]) -> None:
-    """A store that says what it is of and holds no array."""
+def _write_none(partial: Path, final: Path, attributes: dict[str, Any]) -> None:
+    """A store without arrays: it says only what fMRI would be predicted by."""
     create_store(partial, {}, attributes)
     complete_store(partial, final)
 

@@ -2,6 +2,7 @@
 
 from neuralood.base import paths
 from neuralood.config import Params
+from neuralood.launch import launch
 from neuralood.stage import has_role, run
 
 
@@ -14,4 +15,4 @@ def main(params: Params, set_name: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch)

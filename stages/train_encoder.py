@@ -1,6 +1,7 @@
 """Train the brain encoder, patch tokens of the NSD images -> their fMRI; or take over an imported one."""
 
 from neuralood.config import Params
+from neuralood.launch import launch
 from neuralood.stage import run
 
 
@@ -17,4 +18,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, launch)

@@ -353,7 +353,7 @@ def test_a_damaged_checkpoint_is_said_and_training_starts_anew(tmp_path, capsys,
     file.write_bytes({"cut": content[:-100], "other bytes": b"\xff" * 500, "empty": b""}[damage])
     again = Dropping(at(tmp_path)).train()
     said = "".join(capsys.readouterr())
-    assert "unfinished.safetensors is damaged: training starts anew" in " ".join(said.split())
+    assert "unfinished.safetensors is damaged: what it held is made anew" in " ".join(said.split())
     assert again.steps == STEPS
     assert again.same_as(Dropping().train())
 

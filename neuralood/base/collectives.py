@@ -6,14 +6,15 @@ card of its own.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from neuralood.base import ranks
 from neuralood.base.errors import UserError
@@ -74,6 +75,27 @@ def sum_over(tensor: Tensor) -> None:
         dist.all_reduce(there)
     if there is not tensor:
         tensor.copy_(there)
+
+
+def distributed(module: nn.Module) -> nn.Module:
+    """The module, by PyTorch's DistributedDataParallel where there are several processes: they average gradients."""
+    if ranks.count() == 1:
+        return module
+    with _losses_noticed():
+        return DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def draw_apart() -> None:
+    """Let each process draw other random numbers, of dropout for one, than the first."""
+    if ranks.rank():
+        torch.manual_seed(torch.initial_seed() + ranks.rank())
+
+
+def sums(values: Sequence[float]) -> list[float]:
+    """The sum of each number over all processes."""
+    total = torch.tensor(values, dtype=torch.float64)
+    sum_over(total)
+    return [float(value) for value in total]
 
 
 def _sent(value: Any, source: int) -> Any:

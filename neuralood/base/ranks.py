@@ -6,10 +6,26 @@ says so in the environment. A process that was started alone is the first of one
 """
 
 import os
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-T = TypeVar("T")
+import numpy.typing as npt
+
+T = TypeVar("T", bound=Any)
+
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """What this process does meanwhile it does by itself, whatever the others do."""
+    global _alone
+    _alone, before = True, _alone
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 def is_started_by_torchrun() -> bool:
@@ -19,12 +35,12 @@ def is_started_by_torchrun() -> bool:
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return int(os.environ["RANK"]) if is_started_by_torchrun() else 0
+    return int(os.environ["RANK"]) if is_started_by_torchrun() and not _alone else 0
 
 
 def count() -> int:
     """How many processes there are, on all machines."""
-    return int(os.environ["WORLD_SIZE"]) if is_started_by_torchrun() else 1
+    return int(os.environ["WORLD_SIZE"]) if is_started_by_torchrun() and not _alone else 1
 
 
 def place() -> int:
@@ -42,6 +58,20 @@ def name() -> str:
     return f"worker {rank() + 1} of {count()}"
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
-    """This process's part of `items`, the same in all: each is one process's, and all parts are of about a size."""
-    return items[rank() :: count()]
+def share(items: T) -> T:
+    """This process's part of a list or array, the same in all: each item is one process's, in parts of about a size."""
+    part: T = items[rank() :: count()]
+    return part
+
+
+def own_rows(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """This process's part of the rows of a batch; the first row where there are fewer rows than processes.
+
+    Each must have something to compute, as all take each step together: what has no part of its own does not count.
+    """
+    return rows[rank() :: count()] if has_part(rows) else rows[:1]
+
+
+def has_part(rows: npt.NDArray[Any]) -> bool:
+    """Whether this process has a part of the rows of a batch."""
+    return rank() < len(rows)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuralood.base import ranks
 from neuralood.base.store import Array, Rows, Store
 
 T = TypeVar("T")
@@ -73,11 +74,16 @@ def training_epochs(
 ) -> Iterator[Iterator[tuple[Array, T]]]:
     """Endlessly, the batches of an epoch in training order: their rows, and what `load` makes of them.
 
-    The first `done` batches, of however many epochs, are left out and not read.
+    The first `done` batches, of however many epochs, are left out and not read. Of several processes each loads its own
+    part of every batch.
     """
+
+    def load_own(rows: Array) -> T:
+        return load(ranks.own_rows(rows))
+
     epochs, batch = divmod(done, -(-len(rows) // size))
     for order in islice(training_orders(rows, arrays[0].chunk, buffer, rng), epochs, None):
-        yield read_batches(arrays, order[batch * size :], size, load)
+        yield read_batches(arrays, order[batch * size :], size, load_own)
         batch = 0
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from neuralood.base import console
+from neuralood.base import collectives, console, ranks
 from neuralood.base.checkpoint import save_tensors
 from neuralood.base.device import random_states, restore_random_states
 
@@ -45,12 +45,6 @@ class Trained:
         if loss is not None:
             self.total += loss[0].item() * loss[1]
             self.images += loss[1]
-
-    def mean_loss(self) -> float:
-        """Over the images counted since this was last asked."""
-        mean = self.total / max(1, self.images)
-        self.total, self.images = 0.0, 0
-        return mean
 
     def follow(self, model: nn.Module, decay: float, step: int) -> None:
         """Move the average towards the model's weights; fast at first, as the start is random."""
@@ -115,24 +109,27 @@ def checkpoint_of(file: Path, decides: Mapping[str, Any], every_minutes: float) 
 
 def kept_tensors(checkpoint: Checkpoint, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What an interrupted run made and kept, else what `make` makes, which is kept."""
-    about, tensors = _read(checkpoint)
-    if about is None:
+    if not collectives.broadcast(lambda: _read(checkpoint)[0] is not None):
         tensors = make()
-        save_tensors(checkpoint.file, tensors, {"identity": checkpoint.identity})
-    return tensors
+        collectives.broadcast(lambda: save_tensors(checkpoint.file, tensors, {"identity": checkpoint.identity}))
+        return tensors
+    return _read(checkpoint)[1]
 
 
 def save_state(
     checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
 ) -> None:
-    """Write weights, moments, random state and progress, whole or not at all."""
+    """Write weights, moments, random state and progress, whole or not at all: the first of several processes does."""
+    states = _everyones_random_states(next(model.parameters()).device)
+    if not ranks.is_first():
+        return
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for number, one in enumerate(state.models):
         tensors |= {f"best.{number}.{name}": value for name, value in one.best.items()}
         tensors |= {f"average.{number}.{name}": value for name, value in one.average.items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
-    tensors |= {f"random.{name}": value for name, value in random_states(next(model.parameters()).device).items()}
+    tensors |= {f"random.{rank}.{name}": value for rank, own in enumerate(states) for name, value in own.items()}
     progress = {
         "step": state.step,
         "models": [
@@ -156,7 +153,9 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
         number, moment = name.split(".", 1)
         moments.setdefault(int(number), {})[moment] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    restore_random_states(next(model.parameters()).device, _part(tensors, "random"))
+    own = _part(tensors, f"random.{ranks.rank()}")
+    if own:  # else there were fewer processes
+        restore_random_states(next(model.parameters()).device, own)
     models = [
         Trained(
             total=one["total"],
@@ -173,6 +172,13 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
 
 def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def _everyones_random_states(device: torch.device) -> list[dict[str, Tensor]]:
+    own = {name: value.tolist() for name, value in random_states(device).items()}
+    return [
+        {name: torch.tensor(value, dtype=torch.uint8) for name, value in one.items()} for one in collectives.gather(own)
+    ]
 
 
 def _read(checkpoint: Checkpoint) -> tuple[dict[str, str] | None, dict[str, Tensor]]:

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from neuralood.base import console
+from neuralood.base import collectives, console, ranks
 from neuralood.base.errors import UserError
 from neuralood.base.records import write_text
 from neuralood.base.resuming import Checkpoint, Trained, TrainingState, fresh_state, resume, save_state
@@ -72,7 +72,7 @@ def fit(
         [model],
         images,
         lambda steps: map(counted, epochs_after(steps)),
-        lambda batch: [Loss(loss_of(batch[1]), len(batch[0]))],
+        lambda batch: [Loss(loss_of(batch[1]), len(ranks.own_rows(batch[0])))],
         lambda: [validate()],
         schedule,
         description,
@@ -102,18 +102,19 @@ def fit_together(
     optimizer = torch.optim.AdamW(_decay_groups(together, schedule.weight_decay), lr=schedule.lr, fused=True)
     per_epoch = math.ceil(images / schedule.batch_size)
     steps, last = schedule.epochs * per_epoch, stop_after or schedule.epochs
+    collectives.draw_apart()
     state = (resume(checkpoint, together, optimizer) if checkpoint else None) or fresh_state(models, schedule.ema)
-    keep = _keeper(checkpoint, together, optimizer, state)
-    epochs = epochs_after(state.step)
-    for epoch in console.track(
-        range(state.step // per_epoch + 1, last + 1), description, last - state.step // per_epoch
-    ):
+    keep = _Keeper(checkpoint, together, optimizer, state)
+    compute = collectives.distributed(_Losses(together, losses_of))
+    epochs, first = epochs_after(state.step), state.step // per_epoch + 1
+    for epoch in console.track(range(first, last + 1), description, last + 1 - first):
         together.train()
-        for _, batch in next(epochs):
+        for rows, batch in next(epochs):
             _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps, schedule.warmup))
-            losses = losses_of(batch)
-            optimizer.zero_grad(set_to_none=True)
-            torch.stack([loss.mean for loss in losses if loss]).sum().backward()  # type: ignore[no-untyped-call]
+            losses: list[Loss | None] = compute(batch)
+            if not ranks.has_part(rows):
+                losses = [Loss(loss.mean, 0) if loss else None for loss in losses]
+            due = _backward(losses, optimizer, keep)
             for model in models:
                 nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
@@ -121,15 +122,16 @@ def fit_together(
             for one, model, loss in zip(state.models, models, losses, strict=True):
                 one.count(loss)
                 one.follow(model, schedule.ema, state.step)
-            if state.step % per_epoch:
-                keep(False)
-        train_losses = [one.mean_loss() for one in state.models]
+            if due and state.step % per_epoch:
+                keep.write()
+        train_losses = _train_losses(state)
         validation_losses = _validation_losses(together, models, state, validate)
         for one, model, train, validation in zip(state.models, models, train_losses, validation_losses, strict=True):
             _require_finite(train, description, epoch, schedule.lr)
             _require_finite(validation, description, epoch, schedule.lr)
             one.end_epoch(Epoch(epoch, train, validation), model, keep_last=stop_after is not None)
-        keep(epoch == last)
+        if keep.agreed() or epoch == last:
+            keep.write()
     for one, model in zip(state.models, models, strict=True):
         one.last = one.kept_now(model)
         model.load_state_dict(one.best)
@@ -156,24 +158,77 @@ def write_curve(file: Path, history: list[Epoch]) -> None:
     write_text(file, "\n".join(["epoch\ttrain_loss\tvalidation_loss", *lines]) + "\n")
 
 
-def _keeper(
-    checkpoint: Checkpoint | None, model: nn.Module, optimizer: torch.optim.Optimizer, state: TrainingState
-) -> Callable[[bool], None]:
-    """What writes the checkpoint when its time has come, or when it must."""
-    written = time.monotonic()
+class _Losses(nn.Module):
+    """Models and their losses as one module, whose gradients several processes average."""
 
-    def keep(must: bool) -> None:
-        nonlocal written
-        if checkpoint is not None and (must or time.monotonic() - written >= checkpoint.every_s):
-            save_state(checkpoint, model, optimizer, state)
-            written = time.monotonic()
+    def __init__(self, models: nn.ModuleList, losses_of: Callable[[Any], list[Loss | None]]) -> None:
+        super().__init__()
+        self.models = models
+        self.losses_of = losses_of
 
-    return keep
+    def forward(self, batch: Any) -> list[Loss | None]:
+        """A batch -> each model's loss of it."""
+        return self.losses_of(batch)
+
+
+class _Keeper:
+    """Writes the checkpoint when its time has come, which the first of several processes says."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        together: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        state: TrainingState,
+    ) -> None:
+        self.checkpoint, self.together, self.optimizer, self.state = checkpoint, together, optimizer, state
+        self.written = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether, by this process's clock."""
+        return self.checkpoint is not None and time.monotonic() - self.written >= self.checkpoint.every_s
+
+    def agreed(self) -> bool:
+        """Whether by the clock of the first."""
+        return collectives.broadcast(lambda: self.is_due)
+
+    def write(self) -> None:
+        """Write it, if there is one."""
+        if self.checkpoint is not None:
+            save_state(self.checkpoint, self.together, self.optimizer, self.state)
+            self.written = time.monotonic()
+
+
+def _backward(losses: Sequence[Loss | None], optimizer: torch.optim.Optimizer, keep: _Keeper) -> bool:
+    """Gradients of the mean over the whole batch, of which each process has a part; whether a checkpoint is due.
+
+    Processes average their gradients: each mean is weighted by its share of the images, times the processes.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    own = [loss.images if loss else 0 for loss in losses]
+    if ranks.count() == 1:
+        torch.stack([loss.mean for loss in losses if loss]).sum().backward()  # type: ignore[no-untyped-call]
+        return keep.is_due
+    *images, due = collectives.sums([*own, float(ranks.is_first() and keep.is_due)])
+    weights = [ranks.count() * part / max(1.0, whole) for part, whole in zip(own, images, strict=True)]
+    weighted = [loss.mean * weight for loss, weight in zip(losses, weights, strict=True) if loss]
+    torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+    return due > 0
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def _train_losses(state: TrainingState) -> list[float]:
+    """Mean loss of this epoch's images of each model, over all processes; counting begins anew."""
+    totals = collectives.sums([one.total for one in state.models])
+    images = collectives.sums([float(one.images) for one in state.models])
+    for one in state.models:
+        one.total, one.images = 0.0, 0
+    return [total / max(1.0, count) for total, count in zip(totals, images, strict=True)]
 
 
 def _validation_losses(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuralood.backbone import load_backbone
-from neuralood.base import console, paths
+from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.device import pins_memory, prepare_torch
 from neuralood.base.errors import UserError
 from neuralood.base.reading import (
@@ -63,9 +63,23 @@ def train_encoder(params: Params) -> None:
     first = first_viewer(tokens, measured)
     viewers = [first, *further_viewers(params, first)]
     model, histories = _train_members(params, viewers, device)
+    if ranks.is_first():
+        with ranks.alone():
+            _score_and_save(params, model, histories, tokens, measured, first)
+    collectives.barrier()
+
+
+def _score_and_save(
+    params: Params,
+    model: RoiEncoders,
+    histories: list[list[Epoch]],
+    tokens: Store,
+    measured: Measured,
+    first: Viewer,
+) -> None:
+    device = next(model.parameters()).device
     predicted = predict(model, tokens, measured.rows(TEST))
     record = score_encoder(params, predicted, tokens, measured, first.fmri, device)
-
     save_encoder(model, tokens, measured, params.encoder.control, kept_epoch(histories[0], params.encoder.control))
     for number, history in enumerate(histories):
         write_curve(paths.encoder_curve(number), history)
@@ -173,8 +187,10 @@ def _fit(
         return torch.stack(losses).sum()
 
     def validate() -> float:
-        read = read_batches((first.tokens["patches"],), first.validation, PREDICT_BATCH, partial(load, first))
-        return sum(float(loss_of([batch])) * len(rows) for rows, batch in read) / len(first.validation)
+        own = ranks.share(first.validation)
+        read = read_batches((first.tokens["patches"],), own, PREDICT_BATCH, partial(load, first))
+        (total,) = collectives.sums([sum(float(loss_of([batch])) * len(rows) for rows, batch in read)])
+        return total / len(first.validation)
 
     def epochs_of(viewer: Viewer, steps: int) -> Iterator[Iterator[tuple[Array, Batch]]]:
         arrays, size, buffer = (viewer.tokens["patches"],), settings.batch_size, settings.shuffle_buffer

@@ -4,7 +4,7 @@ Solved by L-BFGS on all training images, read batch by batch: one pass gives val
 penalties and seeds, that is not solved yet. Same objective and stopping rule as scikit-learn's LogisticRegression.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralood.base import console
+from neuralood.base import collectives, console, ranks
 from neuralood.base.descent import Answer, descend, side_by_side, wide
 from neuralood.base.store import Array, Rows
 
@@ -96,7 +96,7 @@ class _Problem:
         """Objective and gradient at each point P: mean cross-entropy + ||weights||^2 / (2 c n), as scikit-learn's."""
         value = {number: torch.zeros((), dtype=wide(self.device), device=self.device) for number in points}
         gradient = {number: torch.zeros_like(point) for number, point in points.items()}
-        for rows in _batches(len(self.labels)):
+        for rows in ranks.share(_batches(len(self.labels))):
             for split, numbers in self._by_split(tasks, points).items():
                 own = rows[self.member[split, rows]]
                 if not len(own):
@@ -110,6 +110,8 @@ class _Problem:
                 for number, loss, part in zip(numbers, losses, slope.chunk(len(numbers)), strict=True):
                     value[number] += loss
                     gradient[number] += part.flatten()
+        for sums in (*value.values(), *gradient.values()):
+            collectives.sum_over(sums)
         return {
             number: self._penalised(tasks[number], point, value[number], gradient[number])
             for number, point in points.items()
@@ -166,6 +168,5 @@ def _sd(split: Split) -> Tensor:
     return split.sd.clamp_min(SD_FLOOR)
 
 
-def _batches(images: int) -> Iterator[Array]:
-    for start in range(0, images, BATCH):
-        yield np.arange(start, min(start + BATCH, images))
+def _batches(images: int) -> list[Array]:
+    return [np.arange(start, min(start + BATCH, images)) for start in range(0, images, BATCH)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuralood.base import console, paths
+from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.descent import wide
 from neuralood.base.reading import PREDICT_BATCH
 from neuralood.base.store import Array, Rows, open_store
@@ -46,6 +46,13 @@ class Moments:
         self.total = self.total.to(total) + total
         self.squares = self.squares.to(squares) + squares
 
+    def over_all_processes(self) -> "Moments":
+        """These, and those of the images of the others."""
+        (count,) = collectives.sums([float(self.count)])
+        collectives.sum_over(self.total)
+        collectives.sum_over(self.squares)
+        return Moments(int(count), self.total, self.squares)
+
     def scale(self) -> Scale:
         """Of all values taken in."""
         mean = self.total / self.count
@@ -79,21 +86,24 @@ def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, f
     for model in models:
         model.eval()
 
-    def surveyed() -> Iterator[Array]:
-        rows = np.arange(len(data))
+    width = data.tokens["cls"].shape[1] + models[0].sizes.patch_width
+    spec = features_spec(len(data), width)
+    own = ranks.share(np.arange(spec.chunks))
+    rows = np.concatenate([_rows_of(spec, number) for number in own.tolist()] or [np.arange(0)])
+
+    def surveyed() -> Iterator[tuple[Array, Array]]:
         total = -(-len(rows) // PREDICT_BATCH)
         for chosen, inputs in console.track(data.batches(rows, device), "survey of train (batches)", total):
             read = inputs.probe_features()
-            for own, sums in zip(member[:, chosen], _sums(inputs, read, models), strict=True):
-                rows_of_seed = torch.from_numpy(own).to(device)
-                for one, (weight, total_of, squares) in zip(moments[sums.seed], sums.parts, strict=True):
-                    one.add(weight * int(own.sum()), total_of[rows_of_seed].sum(0), squares[rows_of_seed].sum(0))
-            yield read.cpu().numpy()
+            for taught, sums in zip(member[:, chosen], _sums(inputs, read, models), strict=True):
+                places = torch.from_numpy(np.flatnonzero(taught)).to(device)
+                for one, (values, total_of, squares) in zip(moments[sums.seed], sums.parts, strict=True):
+                    one.add(values * len(places), total_of[places].sum(0), squares[places].sum(0))
+            yield chosen, read.cpu().numpy()
 
     with torch.inference_mode():
-        width = data.tokens["cls"].shape[1] + models[0].sizes.patch_width
-        _write(features, features_spec(len(data), width), surveyed())
-    return [SeedScales(*(one.scale() for one in of_seed)) for of_seed in moments]
+        _write(features, spec, surveyed())
+    return [SeedScales(*(one.over_all_processes().scale() for one in of_seed)) for of_seed in moments]
 
 
 def features_spec(images: int, width: int) -> ArraySpec:
@@ -127,22 +137,28 @@ def _sums(inputs: Inputs, features: Tensor, models: Sequence[FusionClassifier]) 
         yield _Sums(seed, (of_features, of_patches, (1, shared, shared.square())))
 
 
-def _write(path: Path, spec: ArraySpec, batches: Iterator[Array]) -> None:
-    """Batches of rows as a store of one array, chunk by chunk."""
+def _write(path: Path, spec: ArraySpec, batches: Iterator[tuple[Array, Array]]) -> None:
+    """Rows in sequence, whole chunks of them, as a store of one array; several processes write chunks of their own."""
     partial = path.with_suffix(".unfinished")
-    require_space(path, spec.nbytes)
-    create_store(partial, {FEATURES: spec}, {"kind": "probe features"})
+    collectives.broadcast(lambda: _create(partial, spec))
     waiting: list[Array] = []
-    start = 0
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= spec.chunk_rows:
-            joined, whole = np.concatenate(waiting), spec.chunk_rows
-            write_rows(partial, FEATURES, spec, start, joined[:whole])
-            start, waiting = start + whole, [joined[whole:]]
-    if waiting and len(waiting[0]):
-        write_rows(partial, FEATURES, spec, start, np.concatenate(waiting))
-    complete_store(partial, path)
+    for rows, values in batches:
+        waiting.append(values)
+        end = int(rows[-1]) + 1
+        if end % spec.chunk_rows == 0 or end == spec.shape[0]:
+            chunk = np.concatenate(waiting)
+            write_rows(partial, FEATURES, spec, end - len(chunk), chunk)
+            waiting = []
+    collectives.broadcast(lambda: complete_store(partial, path))
+
+
+def _create(partial: Path, spec: ArraySpec) -> None:
+    require_space(partial, spec.nbytes)
+    create_store(partial, {FEATURES: spec}, {"kind": "probe features"})
+
+
+def _rows_of(spec: ArraySpec, number: int) -> Array:
+    return np.arange(number * spec.chunk_rows, min((number + 1) * spec.chunk_rows, spec.shape[0]))
 
 
 def features_path() -> Path:

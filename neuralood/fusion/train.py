@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neuralood.base import console, paths
+from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.device import autocast, prepare_torch
 from neuralood.base.errors import UserError
 from neuralood.base.reading import training_epochs
@@ -72,6 +72,20 @@ def train_fusion(params: Params) -> None:
 
     probes = _standardise_and_probe(params, models, data, labels, seeds)
     trained = _fit(params, models, data, labels, seeds)
+    if ranks.is_first():
+        _save(params, manifest, encoder, seeds, models, trained, probes)
+    collectives.barrier()
+
+
+def _save(
+    params: Params,
+    manifest: Manifest,
+    encoder: EncoderModel,
+    seeds: Sequence[Seed],
+    models: Sequence[FusionClassifier],
+    trained: Sequence[Trained],
+    probes: Sequence[Probe],
+) -> None:
     for one, model, how, probe in zip(seeds, models, trained, probes, strict=True):
         save_seed(one.number, model, how.last, probe)
         write_curve(seed_folder(one.number) / CURVE, how.history)
@@ -175,6 +189,7 @@ def _fit(
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
     def load(chosen: Array) -> tuple[Array, HostBatch]:
+        """A batch, or a process's own part of it."""
         return chosen, data.load(chosen, device)
 
     def losses_of(batch: tuple[Array, HostBatch]) -> list[Loss | None]:
@@ -191,14 +206,14 @@ def _fit(
         return Loss(fusion_loss(logits, truth, image, brain, weight, settings.label_smoothing), len(truth))
 
     def validate() -> list[float]:
-        total = np.zeros(len(models))
-        for chosen, inputs in data.batches(np.flatnonzero(held.any(axis=0)), device):
+        total = [0.0] * len(models)
+        for chosen, inputs in data.batches(ranks.share(np.flatnonzero(held.any(axis=0))), device):
             truth = targets[chosen].to(device)
             for number, model in enumerate(models):
                 own = np.flatnonzero(held[number, chosen])
                 logits = model(*inputs.at(own)).logits
                 total[number] += float(F.cross_entropy(logits, truth[own], reduction="sum"))
-        return [float(mean) for mean in total / held.sum(axis=1)]
+        return [loss / int(count) for loss, count in zip(collectives.sums(total), held.sum(axis=1), strict=True)]
 
     def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[Array, HostBatch]]]]:
         rng = generator(seeds[0].seed, "batches")

@@ -22,7 +22,7 @@ LAST_S = 20.0
 """Seconds of summarize and report together."""
 
 PROBE_STEPS = 100
-"""Steps that the linear probe's solver is taken to need for one penalty: strong ones need a tenth of it, weak ones more."""
+"""Steps that the linear probe's solver is taken to need for one penalty: strong ones need fewer, weak ones more."""
 
 RIDGE_FITS = 65
 """Folds times penalties of the ridge baseline."""
