@@ -83,7 +83,7 @@ def _compare(
     seconds = _seconds(forms, repeats)
     logits = {name: _logits(kept, model, rows) for name, kept in forms.items() if name != SOME}
     of_some = {name: _logits(forms[name], some, rows) for name in (FULL, WHOLE, SOME)}
-    found: Record = {"logits' sd": float(logits[FULL].std())}
+    found: Record = {"logits sd": float(logits[FULL].std())}
     for name, kept in forms.items():
         own = of_some if name == SOME else logits
         found[name] = {

@@ -1,4 +1,4 @@
-"""How the memory of each stage grows with the images, and a stage in two processes: each run is a process of its own."""
+"""How the memory of each stage grows with the images, and a stage in two processes; each run is its own process."""
 
 import json
 import os
@@ -118,7 +118,10 @@ def measure_processes(folder: Path, repeats: int) -> Record:
         edit_params(folder, runtime={"nproc": nproc, "threads": threads})
         runs = [_run_stage(folder, "synthesize", "train") for _ in range(repeats)]
         with chdir(folder):
-            found[name] = {"seconds": min(runs), "contents": open_store(paths.predicted_fmri("train")).attributes[CONTENTS]}
+            found[name] = {
+                "seconds": min(runs),
+                "contents": open_store(paths.predicted_fmri("train")).attributes[CONTENTS],
+            }
     edit_params(folder, runtime={"nproc": 1, "threads": 2})
     return found
 

@@ -107,4 +107,3 @@ def _counted(work: Callable[[], Tensor]) -> float:
     with FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
-
