@@ -46,7 +46,7 @@ FULL: dict[str, Any] = {
 SHORT: dict[str, Any] = FULL | {
     "images": 768,
     "steps": 160,
-    "peaks": 128,
+    "peaks": 96,
     "seeds": 96,
     "classes": (10, 100),
     "forms": 128,
@@ -70,37 +70,46 @@ def main(*, short: bool) -> None:
     write_json(folder / "fusion.json", record)
     text = page(record)
     write_text(folder / "fusion.md", text)
+    if not short:
+        shutil.rmtree(SCRATCH)
     console.print(text, markup=False)
 
 
 def measure(sizes: Record) -> Record:
     """All figures, by section."""
     torch.set_num_threads(fusion_training.THREADS)
-    folder = make_project(clean(SCRATCH) / "full", FULL_SHAPES, sizes["images"])
-    with chdir(folder):
-        predicted(store="vertices", rois="all")
-    record: Record = {
-        "sizes": {name: list(value) if isinstance(value, tuple) else value for name, value in sizes.items()}
-    }
+    clean(SCRATCH)
+    record: Record = {"sizes": {name: list(one) if isinstance(one, tuple) else one for name, one in sizes.items()}}
+    few = _project("few", max(sizes[name] for name in ("steps", "peaks", "seeds", "forms")))
     note("step")
-    record["step"], training = fusion_training.measure_step(folder, sizes["steps"])
+    record["step"], training = fusion_training.measure_step(few, sizes["steps"])
     note("peak memory")
-    record["peak"] = fusion_training.measure_peaks(folder, sizes["peaks"])
+    record["peak"] = fusion_training.measure_peaks(few, sizes["peaks"])
     note("seeds")
-    record["seeds"] = fusion_training.measure_seeds(folder, sizes["seeds"], sizes["repeats"])
-    note("probes")
-    record["probes"] = fusion_probes.measure_probes(folder, sizes["images"], sizes["classes"])
-    record["rates"] = measure_rates(folder)
-    note("processes")
-    record["processes"] = fusion_memory.measure_processes(folder, sizes["repeats"])
+    record["seeds"] = fusion_training.measure_seeds(few, sizes["seeds"], sizes["repeats"])
     note("forms")
-    record["forms"] = fusion_forms.measure_forms(folder, training, sizes["forms"], max(3, sizes["repeats"]))
-    shutil.rmtree(folder)
+    record["forms"] = fusion_forms.measure_forms(few, training, sizes["forms"], max(3, sizes["repeats"]))
+    shutil.rmtree(few)
+    many = _project("many", sizes["images"])
+    note("probes")
+    record["probes"] = fusion_probes.measure_probes(many, sizes["images"], sizes["classes"])
+    record["rates"] = measure_rates(many)
+    note("processes")
+    record["processes"] = fusion_memory.measure_processes(many, sizes["repeats"])
+    shutil.rmtree(many)
     note("memory")
     record["growth"] = fusion_memory.measure_growth(SCRATCH / "small", sizes["memory"], sizes["runs"])
     rates = record["rates"]
     record["projection"] = project(rates["decode seconds"], rates["features"], 2 * FULL_SHAPES.vertices)
     return record
+
+
+def _project(name: str, images: int) -> Path:
+    """At full shapes, with predicted fMRI of train."""
+    folder = make_project(SCRATCH / name, FULL_SHAPES, images)
+    with chdir(folder):
+        predicted(store="vertices", rois="all")
+    return folder
 
 
 def measure_rates(folder: Path) -> Record:

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from benchmarks.fusion_training import train_labels, training_of
+from benchmarks.fusion_training import train_labels, unscaled_training_of
 from benchmarks.timing import alternate
 from neuralood.base import paths
 from neuralood.base.store import Array, Rows
@@ -40,8 +40,8 @@ def measure_probes(folder: Path, images: int, classes: tuple[int, ...]) -> Recor
 
 
 def _survey_seconds(images: int) -> tuple[float, SeedScales]:
-    """Of the pass that writes features and finds all scales; the tokens are in the page cache by then."""
-    training = training_of(images, batch=32, epochs=1)
+    """Of the pass that writes features and finds all scales; the tokens, just written, are in the page cache."""
+    training = unscaled_training_of(images, batch=32, epochs=1)
     member = np.ones((1, images), bool)
     started = time.perf_counter()
     (scales,) = survey(training.data, training.models, member, paths.DATA / "features.zarr")

@@ -81,6 +81,16 @@ class Training:
 
 def training_of(images: int, *, batch: int, epochs: int, seeds: int = 1, rois: str = "all") -> Training:
     """On the first `images` images, of which each seed holds out others; inputs are scaled."""
+    training = unscaled_training_of(images, batch=batch, epochs=epochs, seeds=seeds, rois=rois)
+    member = training_rows(training.seeds, len(training.data))
+    scales = survey(training.data, training.models, member, paths.DATA / "features.zarr")
+    for model, own in zip(training.models, scales, strict=True):
+        own.set_on(model)
+    return training
+
+
+def unscaled_training_of(images: int, *, batch: int, epochs: int, seeds: int = 1, rois: str = "all") -> Training:
+    """The same before the pass that finds scales."""
     params, labels = here(), train_labels()
     fusion = replace(params.fusion, batch_size=batch, epochs=epochs, seeds=seeds, rois=rois)
     params, data = replace(params, fusion=fusion), open_train()
@@ -89,9 +99,6 @@ def training_of(images: int, *, batch: int, epochs: int, seeds: int = 1, rois: s
     order = train._order(fusion, encoder, record)
     classes = int(labels.max()) + 1
     models = [build_fusion(fusion, data, classes, order, encoder, one.seed) for one in drawn]
-    scales = survey(data, models, training_rows(drawn, len(data)), paths.DATA / "features.zarr")
-    for model, own in zip(models, scales, strict=True):
-        own.set_on(model)
     return Training(params, data, drawn, models)
 
 
