@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from benchmarks.encoder import FAMILIES, membership
 from neuralood.base import paths
+from neuralood.base.reading import patch_batch
 from neuralood.base.store import Store, open_store
 from neuralood.base.writing import ArraySpec, complete_store, create_store, write_rows
 from neuralood.config import Params, load_params
@@ -33,9 +34,9 @@ from neuralood.fusion.trained import ImageData, open_image_data
 from neuralood.synthesis import synthesize
 
 ROOT = Path(__file__).resolve().parents[1]
-CHUNK = 256
-SIGNAL = {"cls": 0.1, "patches": 0.1 / 16}
-"""Sd of a class's mean, where noise has 1: of the mean of 256 patch tokens, noise has a sixteenth."""
+CHUNK, CENTRED = 256, 64
+SIGNAL = 0.1
+"""Sd of a class's mean; that of images about it is 1, and of an image's patch tokens about their mean 1 again."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +138,15 @@ def write_tokens(manifest: Manifest, shapes: Shapes, seed: int = 0) -> None:
     for start in range(0, images, CHUNK):
         own = labels[start : start + CHUNK]
         for (name, spec), mean in zip(specs.items(), means, strict=True):
-            values = rng.standard_normal((len(own), *spec.shape[1:]), dtype=np.float32)
-            values += SIGNAL[name] * mean[own].reshape(len(own), *[1] * (values.ndim - 2), shapes.width)
+            values = rng.standard_normal((len(own), shapes.width), dtype=np.float32) + SIGNAL * mean[own]
+            if name == "patches":
+                values = values[:, None, None] + rng.standard_normal((len(own), *spec.shape[1:]), dtype=np.float32)
             write_rows(partial, name, spec, start, values.astype(np.float16))
     complete_store(partial, final)
 
 
 def save_random_encoder(tokens: Store, shapes: Shapes) -> None:
-    """50 queries, random weights, one layer."""
+    """50 queries, random weights, one layer; predictions have mean 0, as measured fMRI does."""
     member = membership(shapes.vertices, shapes.lh_vertices)
     torch.manual_seed(0)
     model = RoiEncoder(
@@ -158,6 +160,9 @@ def save_random_encoder(tokens: Store, shapes: Shapes) -> None:
         positions="sine",
         start="queries",
     )
+    with torch.no_grad():
+        mean = model(patch_batch(tokens, np.arange(min(CENTRED, len(tokens["cls"]))), torch.device("cpu"))).mean(0)
+        model.readout.bias -= mean
     names = [ROI_FAMILIES[family][number] for family, count in FAMILIES.items() for number in range(count)]
     measured: Any = SimpleNamespace(
         source="random",
