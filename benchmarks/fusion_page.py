@@ -87,10 +87,10 @@ def _probes(found: Record) -> list[str]:
         "|---|---|---|---|---|---|---|",
         *rows,
         "",
-        "Promised: ten cost less than 2 times one, where reading the tokens is what costs. As measured, that holds at",
-        f"{_list(holds)} classes and not at {_list(fails)}; with {PROBE_STEPS} passes at {_list(usual)} and not at",
-        f"{_list(not_usual)}. Where it does not, products of matrices cost most on this CPU, and ten probes have ten times",
-        "as many.",
+        "Promised: ten cost less than 2 times one, where reading the tokens is what costs. Counts of classes",
+        f"where that holds as measured: {_list(holds)}, and where not: {_list(fails)}; with {PROBE_STEPS} passes",
+        f"where it holds: {_list(usual)}, and where not: {_list(not_usual)}. Where it does not, products of",
+        "matrices cost most on this CPU, and ten probes have ten times as many.",
         "",
     ]
 
@@ -222,7 +222,7 @@ def _projection(found: Record, step: Record, rates: Record) -> list[str]:
         "",
         f"{enough}.",
         f"Tokens and predicted fMRI take {found['stores'] / 1e12:.2f} TB. Not in it: DVC's hashing of the stores,",
-        " the ridge baselines, the pass over memory that small operations cost.",
+        "the ridge baselines, the pass over memory that small operations cost.",
         "",
         f"On this CPU (products at {rates['products'] / 1e9:.0f} GFLOP/s) one epoch of fusion alone would take",
         f"{epoch:.0f} h.",
