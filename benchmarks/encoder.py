@@ -83,11 +83,11 @@ def measure(sizes: Record) -> Record:
     return record
 
 
-def membership() -> Tensor:
+def membership(vertices_in_all: int = VERTICES, lh_vertices: int = LH_VERTICES) -> Tensor:
     """Queries Q V: in each hemisphere every vertex in one stream, half of them in a ROI of another family too."""
     rng, streams, rois = np.random.default_rng(0), FAMILIES["streams"], sum(FAMILIES.values())
-    member = np.zeros((2 * rois, VERTICES), bool)
-    for first, vertices in ((0, np.arange(LH_VERTICES)), (rois, np.arange(LH_VERTICES, VERTICES))):
+    member = np.zeros((2 * rois, vertices_in_all), bool)
+    for first, vertices in ((0, np.arange(lh_vertices)), (rois, np.arange(lh_vertices, vertices_in_all))):
         member[first + rng.integers(0, streams, len(vertices)), vertices] = True
         inside = vertices[rng.random(len(vertices)) < IN_ANOTHER]
         member[first + rng.integers(streams, rois, len(inside)), inside] = True
