@@ -226,7 +226,7 @@ def test_each_form_of_predicted_fmri_takes_its_bytes(project, backbone, store, r
     (train,) = [one for one in set_sizes(params, backbone, 1324) if one.name == "train"]
     assert kept_width(params, 1324) == width
     assert train.fmri.nbytes == (fmri_spec(train.images.count, width, params.cache).nbytes if width else 0)
-    costs = form_costs(params, [10, 20], SHAPE, 1324, Speed(0.1, 0.05), torch.device("cpu"))
+    costs = form_costs(params, [10, 20], 1324, Speed(0.1, 0.05), torch.device("cpu"))
     assert [one.name for one in costs] == ["vertices", "roi_tokens", "none"]
     assert [one.name for one in costs if one.chosen] == [store]
     taken = next(one for one in costs if one.chosen)

@@ -38,13 +38,15 @@ class Form:
         fmri: Tensor = model(inputs)
         return fmri if self.chosen is None else fmri[:, self.chosen.to(fmri.device)]
 
-    def restore(self, model: EncoderModel, kept: Tensor | None, patches: Tensor) -> Tensor:
-        """What was kept B K (None where nothing was) and patches B N D -> fMRI B V; 0 at vertices left out."""
-        if kept is None:
-            fmri: Tensor = model(patches)
+    def restore(self, model: EncoderModel | None, kept: Tensor | None, patches: Tensor) -> Tensor:
+        """What was kept B K (None where nothing was) and patches B N D -> fMRI B V; 0 at vertices left out.
+
+        Where vertices were kept the model is not asked.
+        """
+        if self.store != "vertices" or kept is None:
+            assert model is not None
+            fmri: Tensor = model(patches) if kept is None else model.expand(kept)
             return fmri
-        if self.store == "roi_tokens":
-            return model.expand(kept)
         if self.chosen is None:
             return kept
         return kept.new_zeros(len(kept), self.n_vertices).index_copy_(1, self.chosen.to(kept.device), kept)

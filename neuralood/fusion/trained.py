@@ -87,8 +87,8 @@ class ImageData:
         yield from ((chosen, self.inputs(batch, device)) for chosen, batch in read)
 
 
-def inputs_of(batch: HostBatch, form: Form, encoder: EncoderModel, device: torch.device) -> Inputs:
-    """A batch on a device, the encoder being there already."""
+def inputs_of(batch: HostBatch, form: Form, encoder: EncoderModel | None, device: torch.device) -> Inputs:
+    """A batch on a device, the encoder being there already; where vertices are kept none is needed."""
     patches = batch.patches.on(device)
     kept = None if batch.kept is None else batch.kept.to(device, non_blocking=True).float()
     with torch.no_grad():

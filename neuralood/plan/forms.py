@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from neuralood.backbone import TokenShape
 from neuralood.config import Params
 from neuralood.plan.probe import Speed, brain_of, expand_seconds
 from neuralood.synthesis import fmri_spec
@@ -35,7 +34,7 @@ def kept_width(params: Params, vertices: int) -> int:
 
 
 def form_costs(
-    params: Params, counts: Sequence[int], shape: TokenShape, vertices: int, encoder: Speed, device: torch.device
+    params: Params, counts: Sequence[int], vertices: int, encoder: Speed, device: torch.device
 ) -> list[FormCost]:
     """All forms that this subject and encoder have, for sets of so many images."""
     chosen, own = params.synthesis, []
@@ -44,7 +43,7 @@ def form_costs(
     if of_rois != "all":
         width = _vertices_of(params, vertices, of_rois)
         own.append((f"vertices of {_text(of_rois)}", width, 0.0, chosen.store == "vertices" and chosen.rois != "all"))
-    expanding = 0.0 if params.fmri.source == "imported" else expand_seconds(params, shape, vertices, device)
+    expanding = 0.0 if params.fmri.source == "imported" else expand_seconds(params, vertices, device)
     own.append(("roi_tokens", _tokens_width(params, vertices), expanding, chosen.store == "roi_tokens"))
     if params.fmri.source != "imported":
         own.append(("none", 0, encoder.predict, chosen.store == "none"))

@@ -25,8 +25,8 @@ from neuralood.config import Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
-from neuralood.encoder.form import compact_width, form_of
-from neuralood.encoder.model import RoiEncoders, encoder_sizes, query_membership, roi_encoder
+from neuralood.encoder.form import Form, form_of
+from neuralood.encoder.model import RoiEncoders, RoiReadout, encoder_sizes, query_membership, roi_encoder
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.trained import HostBatch, inputs_of
@@ -134,11 +134,14 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
     """Of the fusion classifier."""
     settings = params.fusion
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
-    encoder = _random_encoder(params, shape, brain, params.encoder.ensemble).to(device).requires_grad_(False)
+    vertices = brain.membership.shape[1]
+    encoder, form = None, Form("vertices", vertices, vertices)
+    if params.synthesis.store != "vertices":
+        encoder = _random_encoder(params, shape, brain, params.encoder.ensemble).to(device).requires_grad_(False)
+        form = form_of(params.synthesis, encoder, {})
     own = None
     if settings.variant == "image_only":
         own = _random_encoder(params, shape, brain, params.encoder.ensemble)
-    form = form_of(replace(params.synthesis, rois="all"), encoder, {})
     sizes = FusionSizes(
         variant=settings.variant,
         cls_width=shape.cls_width,
@@ -170,12 +173,13 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
     return _speed(model, params, shape, settings.batch_size, sample, predict, loss_of)
 
 
-def expand_seconds(params: Params, shape: TokenShape, vertices: int, device: torch.device) -> float:
+def expand_seconds(params: Params, vertices: int, device: torch.device) -> float:
     """Seconds an image from ROI tokens to all vertices."""
-    encoder = _random_encoder(params, shape, brain_of(params, vertices), params.encoder.ensemble).to(device)
-    tokens = torch.randn(EXPANDED, compact_width(encoder), device=device)
+    membership = brain_of(params, vertices).membership
+    readout = RoiReadout(membership, params.encoder.width).to(device)
+    tokens = torch.randn(EXPANDED, len(membership), params.encoder.width, device=device)
     with torch.inference_mode():
-        return _seconds(lambda: encoder.expand(tokens).sum().item()) / EXPANDED
+        return params.encoder.ensemble * _seconds(lambda: readout(tokens).sum().item()) / EXPANDED
 
 
 def hash_rate() -> float:

@@ -40,7 +40,7 @@ def show_plan(params: Params) -> bool:
     _print(_table_of_sizes(work, backbone))
     _print(_table_of_times(times))
     if work.encoder is not None and vertices is not None:
-        _print(_table_of_forms(form_costs(params, _counts(sets), backbone.shape, vertices, work.encoder, device)))
+        _print(_table_of_forms(form_costs(params, _counts(sets), vertices, work.encoder, device)))
     _print(_table_of_others(params, sets, backbone, vertices))
     for line in _remedies(params, sets, vertices):
         note(line)
