@@ -37,6 +37,7 @@ class Trained:
     images: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
     average: dict[str, Tensor] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
 
@@ -65,9 +66,16 @@ class Trained:
     def end_epoch(self, epoch: Epoch, model: nn.Module, *, keep_last: bool) -> None:
         """Note an epoch, and keep its weights where none before was as good, or where the last one counts."""
         before = [one.validation_loss for one in self.history]
-        if keep_last or not before or epoch.validation_loss < min(before):
-            self.best = self.kept_now(model)
         self.history.append(epoch)
+        if keep_last or not before or epoch.validation_loss < min(before):
+            self.best = {}  # before the new ones are copied
+            self.best = self.kept_now(model)
+            self.best_epoch = epoch.epoch
+
+    @property
+    def best_is_last(self) -> bool:
+        """Whether the last epoch's weights are the best ones."""
+        return bool(self.history) and self.best_epoch == self.history[-1].epoch
 
 
 @dataclass
@@ -133,7 +141,12 @@ def save_state(
     progress = {
         "step": state.step,
         "models": [
-            {"total": one.total, "images": one.images, "history": [asdict(epoch) for epoch in one.history]}
+            {
+                "total": one.total,
+                "images": one.images,
+                "history": [asdict(epoch) for epoch in one.history],
+                "best_epoch": one.best_epoch,
+            }
             for one in state.models
         ],
     }
@@ -162,6 +175,7 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
             images=one["images"],
             history=[Epoch(**epoch) for epoch in one["history"]],
             best=_part(tensors, f"best.{number}"),
+            best_epoch=one["best_epoch"],
             average=_part(tensors, f"average.{number}"),
         )
         for number, one in enumerate(progress["models"])

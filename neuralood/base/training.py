@@ -132,8 +132,9 @@ def fit_together(
             one.end_epoch(Epoch(epoch, train, validation), model, keep_last=stop_after is not None)
         if keep.agreed() or epoch == last:
             keep.write()
+    optimizer.zero_grad(set_to_none=True)  # room for the last weights
     for one, model in zip(state.models, models, strict=True):
-        one.last = one.kept_now(model)
+        one.last = one.best if one.best_is_last else one.kept_now(model)
         model.load_state_dict(one.best)
     together.eval()
     return state.models
