@@ -15,7 +15,7 @@ import torch
 
 from neuralood.base import paths
 from neuralood.base.console import note
-from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
+from neuralood.base.reading import PREDICT_BATCH, batches, mean_and_sd, patch_batch
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array, Store, open_store
@@ -28,7 +28,7 @@ from neuralood.data.splits import stratified_holdout
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
 from neuralood.encoder.train import train_encoder
-from neuralood.fusion.probe import fit_probe
+from neuralood.fusion.probe import Split, fit_probes
 from neuralood.tokens.extract import stored_form
 from stages.cache_tokens import main as cache_tokens
 
@@ -142,7 +142,8 @@ def _probe_accuracy(params: Params) -> dict[str, float]:
     train = read_manifest("train")
     labels, features = np.asarray(train.labels), _features("train")
     rows, holdout = stratified_holdout(labels, params.fusion.holdout, generator(params.seed, "holdout"))
-    probe = fit_probe(features, labels, rows, holdout, params.fusion.probe_c)
+    scale = mean_and_sd([torch.from_numpy(features[rows])])
+    (probe,) = fit_probes(features, labels, [Split(rows, holdout, *scale)], params.fusion.probe_c, CPU)
     accuracy = {}
     for name, one in params.sets.items():
         if one.role in ("val", "ood"):
