@@ -1,0 +1,1 @@
+"""How people answer to the same images, trial by trial, and how much like them a classifier answers."""
