@@ -269,6 +269,7 @@ def run_two():
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_two_processes_train_and_evaluate_as_one_does(world, project):
     params = world(train=2100, val=40, **{"fusion.epochs": 1, "fusion.batch_size": 301})  # two chunks of features

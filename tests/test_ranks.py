@@ -110,6 +110,7 @@ def test_a_killed_process_is_one_line_and_the_next_run_gives_the_bytes_of_one_pr
     assert not list(Path("data").rglob(".?*.*.partial"))
 
 
+@pytest.mark.slow
 def test_what_several_find_wrong_is_said_once_in_order(names):
     bad = [names[row] for row in (13, 0, 5, 4)]  # chunks 4, 0 and 1, which is the second process's
     for name in bad:
@@ -121,6 +122,7 @@ def test_what_several_find_wrong_is_said_once_in_order(names):
     assert [next(name for name in bad if name in line) for line in said[1:]] == sorted(bad, key=names.index)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status", "says"),
     [
