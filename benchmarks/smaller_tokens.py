@@ -15,7 +15,7 @@ import torch
 
 from neuralood.base import paths
 from neuralood.base.console import note
-from neuralood.base.reading import PREDICT_BATCH, batches, mean_and_sd, patch_batch
+from neuralood.base.reading import PREDICT_BATCH, batches, patch_batch
 from neuralood.base.records import read_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array, Store, open_store
@@ -142,7 +142,8 @@ def _probe_accuracy(params: Params) -> dict[str, float]:
     train = read_manifest("train")
     labels, features = np.asarray(train.labels), _features("train")
     rows, holdout = stratified_holdout(labels, params.fusion.holdout, generator(params.seed, "holdout"))
-    scale = mean_and_sd([torch.from_numpy(features[rows])])
+    taught = torch.from_numpy(features[rows]).double()
+    scale = taught.mean(0).float(), taught.std(0, correction=0).float()
     (probe,) = fit_probes(features, labels, [Split(rows, holdout, *scale)], params.fusion.probe_c, CPU)
     accuracy = {}
     for name, one in params.sets.items():

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict
 from functools import cache
@@ -39,6 +40,17 @@ def rng() -> np.random.Generator:
 def _parsed(text: str) -> dict[str, Any]:
     content: dict[str, Any] = YAML(typ="safe", pure=True).load(text)
     return content
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in another process: on more threads sums are rounded otherwise, and earlier tests set any number."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Project:

@@ -31,7 +31,7 @@ def test_ten_probes_cost_less_than_two_where_reading_costs_most(record):
     assert all(one["ten passes over one pass"] > 1.5 for one in record["probes"]["classes"].values())
 
 
-def test_seeds_in_one_pass_are_no_slower_than_a_pass_each(record):
+def test_seeds_in_one_pass_are_not_a_quarter_slower_than_a_pass_each(record):
     assert record["seeds"]["ratio"]["median"] > 0.8
 
 

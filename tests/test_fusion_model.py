@@ -432,9 +432,8 @@ def test_image_only_takes_no_statistic_of_the_fmri(rng, project):
 
 
 def test_survey_writes_what_the_probe_reads_of_all_images(rng, project, monkeypatch):
-    monkeypatch.setattr("neuralood.base.reading.PREDICT_BATCH", 5)
     monkeypatch.setattr("neuralood.fusion.trained.PREDICT_BATCH", 5)
-    monkeypatch.setattr("neuralood.fusion.survey.FEATURE_ROWS", 7)
+    monkeypatch.setattr("neuralood.fusion.survey.FEATURE_ROWS", 10)  # two batches
     data = image_data(rng, images=23)
     models = [build_fusion(settings(project, "bmfl"), data, CLASSES, ORDER, make_encoder(), seed) for seed in (1, 2)]
     member = np.ones((2, 23), bool)
@@ -443,7 +442,7 @@ def test_survey_writes_what_the_probe_reads_of_all_images(rng, project, monkeypa
     cls, patches = data.tokens["cls"][:], data.tokens["patches"][:].astype(np.float32)[:, 0]
     expected = np.concatenate([cls, patches.mean(axis=1)], axis=1)
     stored = open_features(Path("features.zarr"))
-    assert stored.chunk == 7
+    assert stored.chunk == 10
     np.testing.assert_allclose(stored[:], expected, rtol=1e-5, atol=1e-6)
     for rows, one in zip(member, scales, strict=True):
         for scale, values in (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,15 +32,6 @@ from neuralood.synthesis import synthesize
 
 CPU = torch.device("cpu")
 FORMS = ({"store": "vertices", "rois": "all"}, {"store": "roi_tokens", "rois": "all"}, {"store": "none", "rois": "all"})
-
-
-@pytest.fixture
-def one_thread():
-    """As other processes have it: on more threads sums are rounded otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -161,6 +153,22 @@ def test_an_ensemble_and_its_members_tokens(rng):
     expected = torch.stack([one(patches) for one in encoders]).mean(0)
     torch.testing.assert_close(form.restore(ensemble, kept, patches), expected)
     torch.testing.assert_close(ensemble(patches), expected)
+
+
+def test_a_kept_survey_is_made_again_where_its_features_are_gone(world, monkeypatch):
+    """Else a damaged file of features could never be got rid of."""
+    params, real = world(), training.fit_probes
+
+    def failing(*_arguments):
+        raise Interrupted
+
+    monkeypatch.setattr(training, "fit_probes", failing)
+    with pytest.raises(Interrupted):
+        train_fusion(params)
+    shutil.rmtree(training.features_path())
+    monkeypatch.setattr(training, "fit_probes", real)
+    train_fusion(params)
+    assert weights("probe")
 
 
 # Seeds, recipe, what is kept

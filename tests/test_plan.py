@@ -306,10 +306,10 @@ def test_a_measured_subject_has_the_vertices_of_its_list_or_store(project):
 
 def test_the_subjects_own_rois_are_probed_where_they_are_at_hand(project):
     params = measured(project)
-    assert brain_of(params, 20).membership.shape[0] > 2
+    assert brain_of(params.fusion.rois, 20).membership.shape[0] > 2
     store_measured(20)
     project.edit(**{"fusion.rois": "early"})
-    brain = brain_of(load_params(check_paths=False), 20)
+    brain = brain_of(load_params(check_paths=False).fusion.rois, 20)
     assert brain.membership.tolist() == [[True] * 10 + [False] * 10, [False] * 10 + [True] * 10]
     assert brain.chosen.tolist() == list(range(10))
 

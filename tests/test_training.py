@@ -477,15 +477,6 @@ save_file(run.model.state_dict(), Path(sys.argv[1]) / "weights.safetensors")
 """
 
 
-@pytest.fixture
-def one_thread():
-    """As in the other process: on more threads sums are rounded otherwise, and earlier tests set any number."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signal")
 @pytest.mark.timeout(300)
 def test_a_killed_process_ends_as_if_it_was_not(tmp_path, one_thread):

@@ -82,7 +82,7 @@ def distributed(module: nn.Module) -> nn.Module:
     if ranks.count() == 1:
         return module
     with _losses_noticed():
-        return DistributedDataParallel(module, find_unused_parameters=True)
+        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)  # none changes
 
 
 def draw_apart() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neuralood.base import ranks
+from neuralood.base.moments import Moments, Scale
 from neuralood.base.store import Array, Rows, Store
 
 T = TypeVar("T")
@@ -209,18 +210,11 @@ def patch_batch(tokens: Store, rows: Array, device: torch.device) -> Tensor:
     return host_patches(tokens, rows, pin=False).on(device)
 
 
-def mean_and_sd(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and population sd of each feature over all rows of all parts (rows F): F, F float32."""
-    count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for part in parts:
-        values = part.cpu().double()
-        count, total, squares = count + len(values), total + values.sum(0), squares + (values**2).sum(0)
-    mean = total / count
-    return mean.float(), (squares / count - mean**2).clamp_min(0).sqrt().float()
-
-
-def token_statistics(tokens: Store, rows: Array) -> tuple[Tensor, Tensor]:
-    """Mean and sd over images and patches of each token feature, (L D) each."""
-    cpu = torch.device("cpu")
-    chosen = batches(np.sort(rows), PREDICT_BATCH)
-    return mean_and_sd(patch_batch(tokens, batch, cpu).flatten(0, 1) for batch in chosen)
+def token_statistics(tokens: Store, rows: Array) -> Scale:
+    """Mean and sd over images and patches of each token feature, (L D) each; several processes read a part each."""
+    cpu, (_, layers, _, width) = torch.device("cpu"), tokens["patches"].shape
+    moments = Moments(layers * width, cpu)
+    for batch in ranks.share(list(batches(np.sort(rows), PREDICT_BATCH))):
+        values = patch_batch(tokens, batch, cpu).flatten(0, 1).double()
+        moments.add(len(values), values.sum(0), (values**2).sum(0))
+    return moments.scale()

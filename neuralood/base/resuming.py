@@ -37,7 +37,6 @@ class Trained:
     images: int = 0
     history: list[Epoch] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
     average: dict[str, Tensor] = field(default_factory=dict)
     last: dict[str, Tensor] = field(default_factory=dict)
 
@@ -70,12 +69,6 @@ class Trained:
         if keep_last or not before or epoch.validation_loss < min(before):
             self.best = {}  # before the new ones are copied
             self.best = self.kept_now(model)
-            self.best_epoch = epoch.epoch
-
-    @property
-    def best_is_last(self) -> bool:
-        """Whether the last epoch's weights are the best ones."""
-        return bool(self.history) and self.best_epoch == self.history[-1].epoch
 
 
 @dataclass
@@ -115,9 +108,18 @@ def checkpoint_of(file: Path, decides: Mapping[str, Any], every_minutes: float) 
     return Checkpoint(file, hashlib.sha256(text.encode()).hexdigest(), 60 * every_minutes)
 
 
-def kept_tensors(checkpoint: Checkpoint, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What an interrupted run made and kept, else what `make` makes, which is kept."""
-    if not collectives.broadcast(lambda: _read(checkpoint)[0] is not None):
+def kept_tensors(
+    checkpoint: Checkpoint, make: Callable[[], dict[str, Tensor]], beside: Path | None = None
+) -> dict[str, Tensor]:
+    """What an interrupted run made and kept, else what `make` makes, which is kept.
+
+    Without what `make` leaves `beside` them, the tensors are of no use.
+    """
+
+    def is_there() -> bool:
+        return (beside is None or beside.exists()) and _read(checkpoint)[0] is not None
+
+    if not collectives.broadcast(is_there):
         tensors = make()
         collectives.broadcast(lambda: save_tensors(checkpoint.file, tensors, {"identity": checkpoint.identity}))
         return tensors
@@ -145,7 +147,6 @@ def save_state(
                 "total": one.total,
                 "images": one.images,
                 "history": [asdict(epoch) for epoch in one.history],
-                "best_epoch": one.best_epoch,
             }
             for one in state.models
         ],
@@ -175,7 +176,6 @@ def resume(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opti
             images=one["images"],
             history=[Epoch(**epoch) for epoch in one["history"]],
             best=_part(tensors, f"best.{number}"),
-            best_epoch=one["best_epoch"],
             average=_part(tensors, f"average.{number}"),
         )
         for number, one in enumerate(progress["models"])

@@ -134,7 +134,8 @@ def fit_together(
             keep.write()
     optimizer.zero_grad(set_to_none=True)  # room for the last weights
     for one, model in zip(state.models, models, strict=True):
-        one.last = one.best if one.best_is_last else one.kept_now(model)
+        best_is_last = stop_after is not None or best_epoch(one.history) == len(one.history)
+        one.last = one.best if best_is_last else one.kept_now(model)
         model.load_state_dict(one.best)
     together.eval()
     return state.models

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.descent import wide
+from neuralood.base.moments import Moments, Scale
 from neuralood.base.reading import PREDICT_BATCH
 from neuralood.base.store import Array, Rows, open_store
 from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
@@ -17,42 +18,11 @@ from neuralood.fusion.model import FusionClassifier
 from neuralood.fusion.trained import ImageData, Inputs
 
 FEATURES = "features"
-"""Array of what the linear probe reads: a hundredth of the tokens' bytes, read once for each step of its solver."""
+"""Array of what the linear probe reads: a sixtieth of a ViT-B's tokens, read once for each step of its solver."""
 FEATURE_ROWS = 8 * PREDICT_BATCH
 """Images in a chunk file of it."""
 FMRI_SD_FLOOR = 1e-3
 """Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
-
-
-class Scale(NamedTuple):
-    """Mean and population sd of each feature, F."""
-
-    mean: Tensor
-    sd: Tensor
-
-
-class Moments:
-    """Sums over images from which mean and sd follow, in the widest floats there are."""
-
-    def __init__(self, features: int, device: torch.device) -> None:
-        self.count = 0
-        self.sums = torch.zeros(2, features, dtype=wide(device), device=device)
-        """Of the values of each feature, and of their squares."""
-
-    def add(self, count: int, total: Tensor, squares: Tensor) -> None:
-        """Take in so many values more of each feature: their sum and that of their squares, F."""
-        self.count += count
-        self.sums[0] += total
-        self.sums[1] += squares
-
-    def scale(self) -> Scale:
-        """Of all values taken in, by all processes."""
-        (count,) = collectives.sums([float(self.count)])
-        sums = self.sums.clone()
-        collectives.sum_over(sums)
-        mean = sums[0] / count
-        sd = (sums[1] / count - mean**2).clamp_min(0).sqrt()
-        return Scale(mean.float().cpu(), sd.float().cpu())
 
 
 class SeedScales(NamedTuple):

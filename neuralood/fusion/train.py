@@ -70,8 +70,9 @@ def train_fusion(params: Params) -> None:
     models = [build_fusion(params.fusion, data, len(manifest.classes), order, encoder, one.seed) for one in seeds]
     models = [model.to(device) for model in models]
 
-    probes = _standardise_and_probe(params, models, data, labels, seeds)
-    trained = _fit(params, models, data, labels, seeds)
+    member = training_rows(seeds, len(labels))
+    probes = _standardise_and_probe(params, models, data, labels, seeds, member)
+    trained = _fit(params, models, data, labels, member)
     if ranks.is_first():
         _save(params, manifest, encoder, seeds, models, trained, probes)
     collectives.barrier()
@@ -152,15 +153,20 @@ def _order(settings: Fusion, encoder: EncoderModel, record: dict[str, Any]) -> T
 
 
 def _standardise_and_probe(
-    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, seeds: Sequence[Seed]
+    params: Params,
+    models: Sequence[FusionClassifier],
+    data: ImageData,
+    labels: Array,
+    seeds: Sequence[Seed],
+    member: Array,
 ) -> list[Probe]:
-    """Scale the models' inputs, and solve the probes: from one pass over the tokens."""
-    device, member = next(models[0].parameters()).device, training_rows(seeds, len(labels))
+    """Scale the models' inputs, and solve the probes: from one pass over the tokens. member: see `training_rows`."""
+    device = next(models[0].parameters()).device
 
     def surveyed() -> dict[str, Tensor]:
         return pack_scales(survey(data, models, member, features_path()))
 
-    scales = unpack_scales(kept_tensors(_checkpoint(params, data, "survey"), surveyed))
+    scales = unpack_scales(kept_tensors(_checkpoint(params, data, "survey"), surveyed, features_path()))
     for model, own in zip(models, scales, strict=True):
         own.set_on(model)
 
@@ -180,11 +186,10 @@ def training_rows(seeds: Sequence[Seed], images: int) -> Array:
 
 
 def _fit(
-    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, seeds: Sequence[Seed]
+    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, member: Array
 ) -> list[Trained]:
     settings, device = params.fusion, next(models[0].parameters()).device
-    targets, member = torch.from_numpy(labels).long(), training_rows(seeds, len(labels))
-    held = ~member
+    targets, held = torch.from_numpy(labels).long(), ~member
     rows = np.flatnonzero(member.any(axis=0))
     weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
 
@@ -216,7 +221,7 @@ def _fit(
         return [loss / int(count) for loss, count in zip(collectives.sums(total), held.sum(axis=1), strict=True)]
 
     def epochs_after(steps: int) -> Iterator[Iterable[tuple[Array, tuple[Array, HostBatch]]]]:
-        rng = generator(seeds[0].seed, "batches")
+        rng = generator(derived_seed(params.seed, "fusion", 0), "batches")
         return training_epochs(data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, rng, steps)
 
     schedule = Schedule(

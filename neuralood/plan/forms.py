@@ -1,7 +1,7 @@
 """The forms in which predicted fMRI can be kept: what each takes on the disk, and costs whenever it is read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -30,7 +30,7 @@ def kept_width(params: Params, vertices: int) -> int:
         return 0
     if params.synthesis.store == "roi_tokens":
         return _tokens_width(params, vertices)
-    return _vertices_of(params, vertices, params.synthesis.rois)
+    return len(brain_of(params.synthesis.rois, vertices).chosen)
 
 
 def form_costs(
@@ -41,7 +41,7 @@ def form_costs(
     of_rois = params.fusion.rois if chosen.rois == "all" else chosen.rois
     own.append(("vertices", vertices, 0.0, chosen.store == "vertices" and chosen.rois == "all"))
     if of_rois != "all":
-        width = _vertices_of(params, vertices, of_rois)
+        width = len(brain_of(of_rois, vertices).chosen)
         own.append((f"vertices of {_text(of_rois)}", width, 0.0, chosen.store == "vertices" and chosen.rois != "all"))
     expanding = 0.0 if params.fmri.source == "imported" else expand_seconds(params, vertices, device)
     own.append(("roi_tokens", _tokens_width(params, vertices), expanding, chosen.store == "roi_tokens"))
@@ -56,11 +56,7 @@ def form_costs(
 def _tokens_width(params: Params, vertices: int) -> int:
     if params.fmri.source == "imported":
         return IMPORTED_COMPONENTS
-    return len(brain_of(params, vertices).membership) * params.encoder.width * params.encoder.ensemble
-
-
-def _vertices_of(params: Params, vertices: int, rois: str | tuple[str, ...]) -> int:
-    return len(brain_of(replace(params, fusion=replace(params.fusion, rois=rois)), vertices).chosen)
+    return len(brain_of("all", vertices).membership) * params.encoder.width * params.encoder.ensemble
 
 
 def _nbytes(params: Params, count: int, width: int) -> int:

@@ -67,7 +67,7 @@ class Speed:
     predict: float
 
 
-def brain_of(params: Params, vertices: int) -> Brain:
+def brain_of(rois: str | tuple[str, ...], vertices: int) -> Brain:
     """The subject's own ROIs where they are at hand; else one ROI of all vertices, and small ones that share them."""
     try:
         measured = read_measured()
@@ -79,7 +79,7 @@ def brain_of(params: Params, vertices: int) -> Brain:
         membership[0] = True
         return Brain(membership, torch.arange(vertices))
     membership = query_membership(torch.tensor(measured.roi), torch.tensor(measured.hemi))
-    return Brain(membership, torch.from_numpy(vertices_of(params.fusion.rois, measured.roi_names, measured.roi)))
+    return Brain(membership, torch.from_numpy(vertices_of(rois, measured.roi_names, measured.roi)))
 
 
 def decode_seconds(images: Manifest | None, backbone: FrozenBackbone, device: torch.device) -> float:
@@ -175,7 +175,7 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
 
 def expand_seconds(params: Params, vertices: int, device: torch.device) -> float:
     """Seconds an image from ROI tokens to all vertices."""
-    membership = brain_of(params, vertices).membership
+    membership = brain_of("all", vertices).membership
     readout = RoiReadout(membership, params.encoder.width).to(device)
     tokens = torch.randn(EXPANDED, len(membership), params.encoder.width, device=device)
     with torch.inference_mode():

@@ -47,7 +47,7 @@ def probe(
     caching, by_name = _caching(params, sets, backbone, device), {one.name: one for one in sets}
     if vertices is None:
         return Work(params, by_name, caching, None, None, None)
-    brain, classes = brain_of(params, vertices), by_name["train"].images.classes or UNKNOWN_CLASSES
+    brain, classes = brain_of(params.fusion.rois, vertices), by_name["train"].images.classes or UNKNOWN_CLASSES
     encoder = encoder_speed(params, backbone.shape, brain, device)
     fusion = fusion_speed(params, backbone.shape, brain, classes, device)
     return Work(params, by_name, caching, encoder, fusion, vertices)
