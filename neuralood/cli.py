@@ -31,6 +31,16 @@ def doctor() -> bool:
     return show_doctor(load_params(check_paths=False))
 
 
+def study(quick: str = "") -> bool:
+    """Is the gain from the brain? Every ablation and control as a DVC experiment, one table, metrics/study.json."""
+    from neuralood.study.study import study as run_study  # torch takes seconds to import
+
+    if quick not in ("", "--quick"):
+        raise UserError(f"neuralood study takes --quick or nothing, got {quick}")
+    run_study(quick=quick == "--quick")
+    return True
+
+
 def verify(path: str, *more: str) -> bool:
     """Check every byte of stores, such as data/tokens/val.zarr, against their checksums."""
     return all([_is_whole(Path(one)) for one in (path, *more)])  # a list: all of them are looked at
@@ -55,6 +65,7 @@ def import_berg(*arguments: str) -> bool:
 COMMANDS: dict[str, Callable[..., bool]] = {
     "doctor": doctor,
     "plan": plan,
+    "study [--quick]": study,
     "verify PATH...": verify,
     "export-encoder PATH": export_encoder,
     "import-berg --trust FOLDER SUBJECT OUT": import_berg,

@@ -244,6 +244,7 @@ class Encoder:
     dropout: Fraction
     positions: Literal["learned", "sine"]
     start: Literal["queries", "zeros"]
+    images: Positive | None
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
@@ -304,6 +305,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Study:
+    """What `neuralood study` repeats and varies; read by no stage."""
+
+    seeds: Annotated[int, Field(ge=2)]
+    pcc_weights: tuple[NonNegative, ...]
+    images: tuple[Positive, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Runtime:
     """What may not change a result, and is tracked by no stage."""
 
@@ -337,6 +347,7 @@ class Params:
     synthesis: Synthesis
     fusion: Fusion
     evaluation: Evaluation
+    study: Study
     runtime: Runtime
 
 

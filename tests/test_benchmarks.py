@@ -1,4 +1,4 @@
-"""Every benchmark can be imported, and the fusion one runs: their whole runs, which are slow, are tests of their own."""
+"""Every benchmark can be imported, and the fusion one trains: whole runs, which are slow, are tests of their own."""
 
 from contextlib import chdir
 from importlib import import_module
