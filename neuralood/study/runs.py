@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,22 @@ def _keep(arm: Arm, text: str) -> None:
 
 def _key(text: str) -> str:
     """What an arm's results depend on: its params, the code, and the lists of all images."""
+    digest = hashlib.sha256((_decisive(text) + _code()).encode())
+    for file in sorted(paths.manifest("train").parent.glob("*.json")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _decisive(text: str) -> str:
     content = YAML(typ="safe", pure=True).load(text)
-    decisive = {section: value for section, value in content.items() if section not in NEITHER_DECIDES}
-    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
-    project = Path(__file__).resolve().parents[2]
-    code = [*project.glob("neuralood/**/*.py"), *project.glob("stages/*.py")]
-    for file in sorted([*code, *paths.manifest("train").parent.glob("*.json")]):
+    return json.dumps({name: value for name, value in content.items() if name not in NEITHER_DECIDES}, sort_keys=True)
+
+
+@cache
+def _code() -> str:
+    digest, project = hashlib.sha256(), Path(__file__).resolve().parents[2]
+    for file in sorted([*project.glob("neuralood/**/*.py"), *project.glob("stages/*.py")]):
         digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
 
