@@ -17,6 +17,7 @@ ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
+ROBUSTNESS_METRICS = METRICS / "robustness.json"
 REPORT = METRICS / "report.html"
 PLOTS = METRICS / "plots"
 
