@@ -195,7 +195,7 @@ def corruption_scores(image_paths: Sequence[str], predictions: Predictions) -> d
 
 
 def severity_scores(image_paths: Sequence[str], predictions: Predictions) -> dict[str, Any]:
-    """Top-1 in percent under each corruption of ImageNet-C at each severity: the `levels` of metrics/robustness.json."""
+    """Top-1 in percent under each corruption of ImageNet-C at each severity: `levels` of metrics/robustness.json."""
     scores: dict[str, Any] = {}
     for (corruption, severity), top1 in _top1_at(image_paths, predictions).items():
         models = {model: {"top1": rounded(top1[model])} for model in MODELS}

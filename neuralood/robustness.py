@@ -94,12 +94,8 @@ def _levels(made: Mapping[str, MadeSet], cells: Mapping[str, Any], records: Mapp
     for name, entry in made.items():
         if name in cells:
             top1 = {model: {"top1": cells[name][model]["top1"]} for model in MODELS}
-            transforms = levels.setdefault(entry.source, {})
-            transforms.setdefault(entry.transform, {})[name] = {
-                "level": entry.level,
-                "gain": cells[name]["gain"],
-                **top1,
-            }
+            point = {"level": entry.level, **top1, "gain": cells[name]["gain"]}
+            levels.setdefault(entry.source, {}).setdefault(entry.transform, {})[name] = point
     return levels
 
 
