@@ -1,4 +1,4 @@
-"""metrics/classification.json and encoder_ood.json: the sets that params.yaml names, side by side."""
+"""metrics/classification.json, encoder_ood.json and geometry.json: the sets that params.yaml names, side by side."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from neuralood.statistics import bootstrap_interval
 
 
 def summarize(params: Params) -> None:
-    """data/eval/SET/ of val and every OOD set -> metrics/classification.json; data/encoder_ood/ -> encoder_ood.json."""
+    """data/eval/SET/ of val and every OOD set -> metrics/classification.json.
+
+    data/encoder_ood/ -> metrics/encoder_ood.json; data/eval/_geometry/ -> metrics/geometry.json.
+    """
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
         name: read_json(paths.evaluation(name) / "scores.json")
@@ -35,6 +38,9 @@ def summarize(params: Params) -> None:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
     write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
+    write_json(
+        paths.GEOMETRY_METRICS, {name: read_json(paths.geometry(name) / "scores.json") for name in params.geometry}
+    )
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
