@@ -38,9 +38,7 @@ def summarize(params: Params) -> None:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
     write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
-    write_json(
-        paths.GEOMETRY_METRICS, {name: read_json(paths.geometry(name) / "scores.json") for name in params.geometry}
-    )
+    write_json(paths.GEOMETRY_METRICS, _geometry(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
@@ -52,6 +50,11 @@ def _encoder_ood(params: Params) -> dict[str, Any]:
     if not kinds:
         console.note("no set of role fmri_ood: the encoder is not scored out of distribution")
     return {kind: scores for one in kinds for kind, scores in one.items()}
+
+
+def _geometry(params: Params) -> dict[str, Any]:
+    """Likeness of the models to people on every set of `geometry`."""
+    return {name: read_json(paths.geometry(name) / "scores.json") for name in params.geometry}
 
 
 def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:

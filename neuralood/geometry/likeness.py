@@ -41,8 +41,8 @@ def noise_ceiling(people: Array) -> dict[str, dict[str, float]]:
     `lower`: each person against the mean of the others; `upper`: against the mean of all; both the mean over people
     (Nili et al. 2014). Means are those of the dissimilarities as they are, not of their ranks.
     """
-    count = len(people)
-    others, everybody = (people.sum(axis=0) - people) / (count - 1), people.mean(axis=0, keepdims=True)
+    others = np.stack([np.delete(people, one, axis=0).mean(axis=0) for one in range(len(people))])
+    everybody = people.mean(axis=0, keepdims=True)
     lower, upper = likeness(others, people), likeness(everybody, people)
     return {
         name: {"lower": float(np.diagonal(lower[name]).mean()), "upper": float(upper[name].mean())} for name in MEASURES
