@@ -23,7 +23,7 @@ from neuralood.geometry.resampling import draw_resamples, interval, resampled_sp
 SCORES, DISSIMILARITIES = "scores.json", "dissimilarities.npz"
 
 MOST_IMAGES = 2_000
-"""Images whose features and pairs are held in memory: two million pairs, and some 10 GB of a ViT-B's patches."""
+"""Images whose features and pairs are held in memory: two million pairs, and some 7 GB for the patches of a ViT-B."""
 
 COMPARED = (*AFTER, f"{FMRI}_high")
 """Representations whose lead over each of those of the backbone is asked for."""
