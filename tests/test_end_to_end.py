@@ -87,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def metrics(folder: Path) -> dict[str, dict]:
     return {
         name: json.loads((folder / "metrics" / f"{name}.json").read_text())
-        for name in ("encoder", "classification", "robustness", "encoder_ood")
+        for name in ("encoder", "classification", "robustness", "encoder_ood", "geometry")
     }
 
 
@@ -105,6 +105,7 @@ def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
     for scores in record["encoder_ood"].values():
         assert {"n", "pearson", "groups", "photo"} <= set(scores)
         assert set(scores["photo"]["groups"]) == {"early", "high"}
+    assert record["geometry"] == {}
 
 
 def test_everything_says_simulated(finished: Path) -> None:
