@@ -83,8 +83,8 @@ class Mlp(Baseline):
 
     def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
         """Scale the inputs by those of the features."""
-        parts = features.sd.split([self.sizes.cls_width, self.sizes.patch_width])
-        self.scale.set(features.mean, torch.cat([_floored(part) for part in parts]))
+        width = self.sizes.cls_width
+        self.scale.set(features.mean, torch.cat([_floored(features.sd[:width]), _floored(features.sd[width:])]))
 
     def forward(self, cls: Tensor, patches: Tensor, fmri: Tensor) -> FusionOutput:
         """cls B D', patches B N (L D)."""

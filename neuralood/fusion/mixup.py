@@ -7,13 +7,14 @@ from torch import Tensor
 from neuralood.fusion.trained import Inputs
 
 
-def mixed(inputs: Inputs, labels: Tensor, classes: int, beta: float) -> tuple[Inputs, Tensor]:
-    """A batch mixed with itself in a random order, and soft labels B C; one Beta(beta, beta) share for all images.
+def mixed(inputs: Inputs, labels: Tensor, own: Tensor, classes: int, beta: float) -> tuple[Inputs, Tensor]:
+    """Images at the places `own` mixed with one another, and soft labels B C; one Beta(beta, beta) share for all.
 
     [CLS], patches and predicted fMRI are mixed alike. Draws from PyTorch's generator of the CPU.
     """
     share = float(torch.distributions.Beta(beta, beta).sample())
-    partner = torch.randperm(len(labels)).to(labels.device)
+    partner = torch.arange(len(labels), device=labels.device)
+    partner[own] = own[torch.randperm(len(own)).to(own.device)]
     soft = F.one_hot(labels, classes).float()
     return Inputs(*(_mix(values, partner, share) for values in inputs)), _mix(soft, partner, share)
 
