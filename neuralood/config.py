@@ -40,7 +40,10 @@ PREDICTED_ROLES = ("train", "val", "ood", "probe")
 Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
 HighRois = Literal["shape", "texture", "noise"]
 Control = Literal["none", "shuffled", "untrained", "features"]
-Variant = Literal["bmfl", "concat", "image_only", "brain_only"]
+Baseline = Literal["dinov2_probe", "knn", "attentive", "mlp", "probe_ensemble", "wise"]
+BASELINES = get_args(Baseline)
+"""Variants that read image tokens alone, never fMRI."""
+Variant = Literal["bmfl", "concat", "image_only", "brain_only", Baseline]
 SPACES = {
     "simulated": ("simulated",),
     "algonauts2023": ("fsaverage",),
@@ -286,6 +289,7 @@ class Fusion:
     dropout: Fraction
     token_dropout: Fraction
     label_smoothing: Fraction
+    mixup: NonNegative
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive

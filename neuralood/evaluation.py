@@ -16,14 +16,13 @@ from neuralood.base.reading import PREDICT_BATCH, batches
 from neuralood.base.records import rounded, write_json
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array
-from neuralood.config import Params
+from neuralood.config import BASELINES, Params
 from neuralood.data.imagenet.corrupted import place_of
 from neuralood.data.imagenet.corruptions import ALEXNET_ERROR
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import load_encoder
-from neuralood.fusion.model import FusionClassifier
 from neuralood.fusion.probe import Probe
-from neuralood.fusion.trained import ImageData, load_record, load_seed, open_image_data
+from neuralood.fusion.trained import Classifier, ImageData, load_record, load_seed, open_image_data
 from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions
 from neuralood.robustness import RECORD, robustness
 
@@ -35,7 +34,7 @@ BLOCK = 32 * PREDICT_BATCH
 MOST_NAMED = 10
 """Unknown classes that one message names."""
 
-Seeds = Sequence[tuple[FusionClassifier, Probe]]
+Seeds = Sequence[tuple[Classifier, Probe]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def evaluate(params: Params, set_name: str) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.threads)
     manifest, record, (encoder, encoder_record) = read_manifest(set_name), load_record(), load_encoder()
     truth = _truth(manifest, class_columns(manifest, record["classes"], params.sets[set_name].class_map))
-    data = open_image_data(manifest, encoder.to(device), encoder_record)
+    reads_fmri = record["variant"] not in BASELINES
+    data = open_image_data(manifest, encoder.to(device), encoder_record, reads_fmri=reads_fmri)
     loaded = (load_seed(number, record, encoder) for number in range(record["seeds"]))
     seeds = [(model.to(device), probe) for model, probe in loaded]
 

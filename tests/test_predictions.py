@@ -341,9 +341,9 @@ class StandInputs(NamedTuple):
 def evaluated(project, monkeypatch, rng):
     """Evaluates a set of 25 images with 2 seeds in blocks of some size; returns files written and block sizes."""
     stand = Stand(rng, 25, len(TRAINED), 2)
-    monkeypatch.setattr(evaluation, "load_record", lambda: {"classes": TRAINED, "seeds": 2})
+    monkeypatch.setattr(evaluation, "load_record", lambda: {"classes": TRAINED, "seeds": 2, "variant": "bmfl"})
     monkeypatch.setattr(evaluation, "load_encoder", lambda: (SimpleNamespace(to=lambda _device: None), None))
-    monkeypatch.setattr(evaluation, "open_image_data", lambda _manifest, _encoder, _record: stand)
+    monkeypatch.setattr(evaluation, "open_image_data", lambda *_stores, reads_fmri: stand)
     monkeypatch.setattr(evaluation, "load_seed", stand.load_seed)
 
     def run(block, **changes):
