@@ -25,6 +25,8 @@ from neuralood.fusion.model import FusionClassifier, FusionSizes
 from neuralood.fusion.probe import Probe
 
 RECORD = "fusion.json"
+FUSION, LAST, PROBE = "fusion.safetensors", "last.safetensors", "probe.safetensors"
+"""Files of a seed: the fusion classifier of the best epoch, that of the last one, the linear probe."""
 
 
 class HostBatch(NamedTuple):
@@ -113,9 +115,9 @@ def open_image_data(manifest: Manifest, encoder: EncoderModel, encoder_record: d
 def save_seed(number: int, model: FusionClassifier, last: dict[str, Tensor], probe: Probe) -> None:
     """Write the models of one seed: the best fusion classifier and its weights after the last epoch, and the probe."""
     folder = seed_folder(number)
-    save_tensors(folder / "fusion.safetensors", model.state_dict())
-    save_tensors(folder / "last.safetensors", last)
-    save_tensors(folder / "probe.safetensors", pack_probes([probe]))
+    save_tensors(folder / FUSION, model.state_dict())
+    save_tensors(folder / LAST, last)
+    save_tensors(folder / PROBE, pack_probes([probe]))
 
 
 def pack_probes(probes: Sequence[Probe]) -> dict[str, Tensor]:
@@ -136,16 +138,19 @@ def unpack_probes(tensors: dict[str, Tensor]) -> list[Probe]:
     return [Probe(**parts[number]) for number in sorted(parts)]
 
 
-def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tuple[FusionClassifier, Probe]:
-    """The fusion classifier (eval mode) and probe of one seed."""
-    folder = seed_folder(number)
-    tensors = load_tensors(folder / "fusion.safetensors")
+def load_seed(
+    number: int, record: dict[str, Any], encoder: EncoderModel, models: Path = paths.FUSION
+) -> tuple[FusionClassifier, Probe]:
+    """The fusion classifier (eval mode) and probe of one seed, from data/models/fusion/ or a folder laid out alike."""
+    folder = seed_folder(number, models)
+    tensors = load_tensors(folder / FUSION)
     own = None
-    if record["variant"] == "image_only" and not isinstance(encoder, ImageEncoder):
-        own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
-    model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
-    model.load_state_dict(tensors)
-    (probe,) = unpack_probes(load_tensors(folder / "probe.safetensors"))
+    with torch.device("meta"):  # without memory of its own: that is the weights'
+        if record["variant"] == "image_only" and not isinstance(encoder, ImageEncoder):
+            own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
+        model = FusionClassifier(FusionSizes(**record["sizes"]), tensors["order"], own)
+    model.load_state_dict(tensors, assign=True)
+    (probe,) = unpack_probes(load_tensors(folder / PROBE))
     return model.eval().requires_grad_(False), probe
 
 
@@ -154,6 +159,6 @@ def load_record() -> dict[str, Any]:
     return read_json(paths.FUSION / RECORD)
 
 
-def seed_folder(number: int) -> Path:
+def seed_folder(number: int, models: Path = paths.FUSION) -> Path:
     """Where the models of one seed lie."""
-    return paths.FUSION / f"seed{number}"
+    return models / f"seed{number}"
