@@ -55,12 +55,8 @@ def _banner(record: ModelRecord, encoder: dict[str, Any]) -> list[str]:
 
 
 def _what(record: ModelRecord, encoder: dict[str, Any]) -> str:
-    tokens, count = encoder["tokens"], record.seeds
-    seeds = (
-        f"are {count} of each, from other random draws: their probabilities are averaged"
-        if count > 1
-        else "is one of each"
-    )
+    tokens = encoder["tokens"]
+    of_each = "one of each" if record.seeds == 1 else f"{record.seeds} of each, whose probabilities are averaged"
     named = ", ".join(escape(name) for name in record.names[:MOST_NAMED])
     more = f", and more (`classes` of {MODEL})" if len(record.names) > MOST_NAMED else ""
     return f"""\
@@ -72,7 +68,7 @@ Brain-machine fusion learning after NeuralOOD ([arXiv 2408.14950](https://arxiv.
   {len(encoder["roi_names"])} regions of interest (ROIs), subject {encoder["subject"]}.
   Control: {CONTROLS.get(encoder["control"], encoder["control"])}.
 - A fusion classifier reads tokens and predicted fMRI, variant {VARIANTS.get(record.variant, record.variant)};
-  a linear probe, the baseline, reads the tokens alone. There {seeds}.
+  a linear probe, the baseline, reads the tokens alone. Here: {of_each}.
 
 Classes: {named}{more}."""
 
@@ -160,4 +156,4 @@ def _provenance(record: ModelRecord, encoder: dict[str, Any]) -> str:
 - Commit: {f"`{made['commit']}`" if made["commit"] else "none"}. Seed: {made["params"]["seed"]}.
 - Versions: {versions}.
 - Backbone's weights as they ran: SHA-256 `{encoder["tokens"]["weights"]}`.
-- Every parameter: `provenance` of `{MODEL}`. All metrics: its `classification`, and `scores` of `encoder/encoder.json`."""
+- Every parameter and metric: `provenance` and `classification` of `{MODEL}`, `scores` of `{ENCODER}/encoder.json`."""

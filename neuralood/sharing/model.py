@@ -8,7 +8,7 @@ result = bmfl("photos")
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -32,7 +32,7 @@ from neuralood.fusion.trained import Inputs, load_seed
 from neuralood.given_images import REMEDY, ImageSource, decodable, each_image, listed
 from neuralood.predictions import MODELS
 from neuralood.sharing.record import ENCODER, MODEL, ModelRecord, read_record
-from neuralood.vision import BATCH, Vision, load_vision
+from neuralood.vision import BATCH, Tokens, Vision, load_vision
 
 TOP = 5
 
@@ -161,12 +161,13 @@ class BMFL:
                 report(problem)
             if not decoded.names:
                 continue
-            predicted = self._predicted(decoded)
-            finite = np.isfinite(np.hstack([predicted.fusion, predicted.roi])).all(axis=1)
-            for row in np.flatnonzero(~finite):
-                report(f"{predicted.images[row]}: its tokens are not finite")
-            if finite.any():
-                yield _rows(predicted, finite)
+            tokens = self._vision.tokens(torch.stack(decoded.pixels))
+            finite = torch.cat([tokens.cls, tokens.patches.flatten(1)], dim=1).isfinite().all(dim=1)
+            for row in (~finite).nonzero().flatten().tolist():
+                report(f"{decoded.names[row]}: its tokens are not finite")
+            names = [name for name, kept in zip(decoded.names, finite.tolist(), strict=True) if kept]
+            if names:
+                yield self._predicted(names, Tokens(*(values[finite] for values in tokens)))
 
     def _decoded(self, images: list[tuple[int, Path | Image.Image]]) -> _Decoded:
         decoded = _Decoded([], [], [])
@@ -181,8 +182,7 @@ class BMFL:
         return decoded
 
     @torch.inference_mode()
-    def _predicted(self, decoded: _Decoded) -> Prediction:
-        tokens = self._vision.tokens(torch.stack(decoded.pixels))
+    def _predicted(self, names: list[str], tokens: Tokens) -> Prediction:
         fmri = self._encoder(tokens.patches).float()
         inputs = Inputs(tokens.cls, tokens.patches, fmri)
         features = inputs.probe_features().cpu().numpy()
@@ -191,7 +191,7 @@ class BMFL:
             "linear": [torch.from_numpy(probe.logits(features)) for _, probe in self._seeds],
         }
         probabilities = {name: torch.stack(of_seeds).softmax(-1).mean(0).numpy() for name, of_seeds in logits.items()}
-        return self._prediction(decoded.names, roi=(fmri @ self._averages).cpu().numpy(), **probabilities)
+        return self._prediction(names, roi=(fmri @ self._averages).cpu().numpy(), **probabilities)
 
     def _joined(self, batches: list[Prediction]) -> Prediction:
         empty = {"roi": np.empty((0, len(self.roi_names)), np.float32)}
@@ -207,15 +207,6 @@ class BMFL:
 
 def _stop(problem: str) -> NoReturn:
     raise UserError(problem)
-
-
-def _rows(prediction: Prediction, kept: Array) -> Prediction:
-    """Of those images alone where `kept`, I bool, is true."""
-    if kept.all():
-        return prediction
-    images = tuple(np.array(prediction.images, object)[kept])
-    arrays = {name: getattr(prediction, name)[kept] for name in ("fusion", "linear", "roi")}
-    return replace(prediction, images=images, **arrays)
 
 
 def _read_seeds(folder: Path, record: ModelRecord, encoder: EncoderModel) -> list[tuple[FusionClassifier, Probe]]:

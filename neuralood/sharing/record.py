@@ -113,6 +113,7 @@ def _validated(file: Path, record: dict[str, Any]) -> ModelRecord:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{file}: {where}: {first['msg']}: {REMEDY}") from None
-    if not len(checked.classes) == len(checked.names) == checked.sizes.classes:
-        raise UserError(f"{file}: its classes, names and sizes contradict each other: {REMEDY}")
+    alike = len(checked.classes) == len(checked.names) == checked.sizes.classes
+    if not alike or checked.variant != checked.sizes.variant:
+        raise UserError(f"{file}: its classes, names, variant and sizes contradict each other: {REMEDY}")
     return checked
