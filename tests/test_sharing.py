@@ -544,7 +544,7 @@ def test_all_but_the_corrupt_file_are_predicted_with_status_1(call, folder, bmfl
     assert [line for line in err.splitlines() if line.startswith("error: ")] == [
         line for line in err.splitlines() if "007b.png" in line
     ]
-    assert "20 of 21 images predicted, 1 are bad" in err
+    assert "20 of 21 images predicted, 1 left out" in err
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [row["image"] for row in rows] == [str(folder / f"{number:03d}.png") for number in range(20)]
     result = bmfl(files)

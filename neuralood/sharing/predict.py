@@ -45,7 +45,7 @@ def predict(arguments: Sequence[str]) -> bool:
     tracked = out.isatty() and asked.json in (None, STDOUT)  # rows on the screen show how far it is
     coming = images if tracked else console.track(images, "images", len(images))
     _write(model, model.stream(coming, report), asked.json, out)
-    console.note(f"{len(images) - bad:,} of {len(images):,} images predicted" + (f", {bad:,} are bad" if bad else ""))
+    console.note(f"{len(images) - bad:,} of {len(images):,} images predicted" + (f", {bad:,} left out" if bad else ""))
     return not bad
 
 
@@ -108,7 +108,7 @@ def _show_table(model: BMFL, predictions: Iterator[Prediction], out: TextIO) -> 
     screen.print(f"{simulated}predicted activity is the mean of each ROI, left / right hemisphere, in z-scores")
     for number, prediction in enumerate(predictions):
         table = Table(expand=True, show_lines=True, show_header=number == 0)
-        for name, ratio in (("image", 3), ("fusion", 3), ("linear probe", 3), ("predicted activity", 5)):
+        for name, ratio in (("image", 2), ("fusion", 2), ("linear probe", 2), ("predicted activity", 5)):
             table.add_column(name, ratio=ratio, overflow="fold")
         for row, image in enumerate(prediction.images):
             guesses = (_guesses(prediction, name, row) for name in ("fusion", "linear"))
