@@ -54,6 +54,21 @@ def export_encoder(path: str) -> bool:
     return True
 
 
+def export(path: str) -> bool:
+    """Write the trained classifiers and brain encoder, with a model card and no data, to a new folder."""
+    from neuralood.sharing.export import export_model  # torch takes seconds to import
+
+    export_model(Path(path), load_params(check_paths=False))
+    return True
+
+
+def predict(*arguments: str) -> bool:
+    """Classify images with an exported model, and predict the activity of each ROI: a table, or JSON."""
+    from neuralood.sharing.predict import predict as run  # torch takes seconds to import
+
+    return run(arguments)
+
+
 def import_berg(*arguments: str) -> bool:
     """Convert a linear model of BERG (subject 1 to 8; its files are pickles) into an encoder to import."""
     from neuralood.encoder.berg import import_berg as convert  # torch takes seconds to import
@@ -68,6 +83,8 @@ COMMANDS: dict[str, Callable[..., bool]] = {
     "study [--quick]": study,
     "verify PATH...": verify,
     "export-encoder PATH": export_encoder,
+    "export PATH": export,
+    "predict --model PATH [--json OUT] [--weights FILE] IMAGE...": predict,
     "import-berg --trust FOLDER SUBJECT OUT": import_berg,
 }
 """Subcommands and what follows them."""

@@ -28,7 +28,7 @@ from neuralood.geometry.compare import compare_geometry, compare_models
 from neuralood.geometry.dissimilarity import dissimilarities, read_people
 from neuralood.geometry.likeness import likeness, noise_ceiling, rsatoolbox_compare
 from neuralood.geometry.representations import fused_features
-from neuralood.geometry.resampling import Resamples, draw_resamples, interval, resampled_spearman
+from neuralood.geometry.resampling import Resamples, draw_resamples, resampled_spearman
 from neuralood.summary import _geometry
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
@@ -210,10 +210,6 @@ def test_one_image_drawn_all_the_time_has_no_pairs(people):
     images[0, 4] = IMAGES
     resamples = Resamples(images, np.ones((1, 3), int))
     assert resampled_spearman({"model": [people[0]]}, people, resamples)["model"] == [0]
-
-
-def test_an_interval_leaves_a_fortieth_out_at_either_end():
-    assert interval(np.arange(1001)) == (25, 975)
 
 
 # Who leads

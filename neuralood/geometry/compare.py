@@ -14,11 +14,13 @@ from neuralood.base.store import Array
 from neuralood.config import Params
 from neuralood.data.manifest import read_manifest
 from neuralood.encoder.trained import load_encoder
+from neuralood.fusion.model import FusionClassifier
 from neuralood.fusion.trained import load_record, load_seed, open_image_data
 from neuralood.geometry.dissimilarity import read_people
 from neuralood.geometry.likeness import MEASURES, likeness, noise_ceiling, rsatoolbox_compare
 from neuralood.geometry.representations import AFTER, BEFORE, FMRI, model_dissimilarities
-from neuralood.geometry.resampling import draw_resamples, interval, resampled_spearman
+from neuralood.geometry.resampling import draw_resamples, resampled_spearman
+from neuralood.statistics import percentile_interval
 
 SCORES, DISSIMILARITIES = "scores.json", "dissimilarities.npz"
 
@@ -46,7 +48,8 @@ def compare_geometry(params: Params, set_name: str) -> None:
     people = read_people(paths.data_root() / entry.dissimilarities, entry.array, len(manifest), key)
     record, (encoder, encoder_record) = load_record(), load_encoder()
     data = open_image_data(manifest, encoder.to(device), encoder_record)
-    seeds = [load_seed(number, record, encoder)[0].to(device) for number in range(record["seeds"])]
+    loaded = [load_seed(number, record, encoder)[0].to(device) for number in range(record["seeds"])]
+    seeds = [model for model in loaded if isinstance(model, FusionClassifier)]  # a baseline fuses nothing
     models = model_dissimilarities(data, encoder_record["roi_names"], seeds, device)
 
     rng = generator(params.seed, "bootstrap", "geometry", set_name)
@@ -98,7 +101,7 @@ def compare_models(
 
 
 def _ends(resampled: Array) -> dict[str, float]:
-    low, high = interval(resampled)
+    low, high = percentile_interval(resampled)
     return {"low": rounded(low), "high": rounded(high)}
 
 

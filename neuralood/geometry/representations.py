@@ -44,6 +44,7 @@ def model_dissimilarities(
 
 def vertex_groups(data: ImageData, roi_names: Sequence[str]) -> dict[str, Array]:
     """Vertices of each representation of predicted fMRI: all that are kept, and those of each group of ROIs, if any."""
+    assert data.form is not None  # predicted fMRI is read
     roi = data.encoder.membership[: len(roi_names)].cpu().numpy()
     kept = np.arange(roi.shape[1]) if data.form.chosen is None else data.form.chosen.cpu().numpy()
     members = {group: np.intersect1d(vertices_of(group, roi_names, roi), kept) for group in present_groups(roi_names)}

@@ -12,7 +12,6 @@ import numpy as np
 
 from neuralood.base.console import track
 from neuralood.base.store import Array
-from neuralood.statistics import INTERVAL
 
 BLOCK_NUMBERS = 60_000
 """Pairs times resamples that are worked on at a time: as many as a processor's cache holds."""
@@ -54,12 +53,6 @@ def resampled_spearman(models: Mapping[str, Sequence[Array]], people: Array, res
             scores = [_scores(order.standard_ranks(weights, root), ranked, drawn) for order in versions]
             found[name].append(np.mean(scores, axis=0))
     return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def interval(resampled: Array) -> tuple[float, float]:
-    """95 % percentile interval of B resampled numbers."""
-    low, high = np.percentile(resampled, INTERVAL)
-    return float(low), float(high)
 
 
 @dataclass(frozen=True)
