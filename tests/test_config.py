@@ -36,7 +36,7 @@ def test_shipped_params_load(file, project, tmp_path):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_shipped_params_have_the_same_keys(file):
     first, other = (YAML(typ="safe", pure=True).load(one.read_text()) for one in (SHIPPED[0], file))
-    assert len(key_tree(first)) == 15
+    assert len(key_tree(first)) == 17
     assert key_tree(other) == key_tree(first)
 
 

@@ -20,7 +20,9 @@ from neuralood.config import load_params
 from neuralood.predictions import Predictions, write_predictions
 from neuralood.study import runs, study
 from neuralood.study.arms import CONTROLS, further_arms
+from neuralood.study.baselines import best_baseline, effective_robustness
 from neuralood.study.compare import Difference
+from neuralood.study.results import Result
 from neuralood.study.verdict import verdict
 
 GROUPS = ("early", "high", "faces")
@@ -54,16 +56,15 @@ def pretend(name, skill=None):
         }
         confidence = {model: np.full((2, 60), 0.5, np.float32) for model in right}
         sources = tuple(f"image{row}" for row in range(60))
-        write_predictions(paths.evaluation(set_name), predictions(labels, ranked, confidence, sources))
+        scores = {model: np.full((2, 60), value, np.float32) for value in (-0.7, 0.3) for model in right}
+        kept = Predictions(labels, ranked, confidence, scores, scores, sources)
+        write_predictions(paths.evaluation(set_name), kept)
     write_json(paths.ENCODER / "encoder.json", {"roi_names": NAMES})
-    write_json(paths.FUSION / "fusion.json", {"seeds": 2})
+    holdout = {"linear": [0.3, 0.5], "fusion": [0.2, 0.4]}
+    write_json(paths.FUSION / "fusion.json", {"seeds": 2, "holdout": holdout})
     parameters = {"linear": 10, "fusion": 100, "encoder": 50}
     record = {"fmri": "simulated", "backbone": params.backbone.name, "parameters": parameters}
     write_json(paths.CLASSIFICATION_METRICS, record)
-
-
-def predictions(labels, ranked, confidence, sources):
-    return Predictions(labels, ranked, confidence, sources)
 
 
 @pytest.fixture
@@ -239,6 +240,37 @@ def test_comparisons_are_of_the_predictions(pretended):
     mean = next(one for one in record["comparisons"] if (one["other"], one["set"]) == ("linear", "ood_mean"))
     assert "holm_p" not in mean
     assert "mcnemar" not in mean
+
+
+def arm(name, kind, val, ood, holdout=0.5):
+    """One seed's result on 100 images a set, of which so many are right."""
+    sources = tuple(f"image{row}" for row in range(100))
+    correct = {one: np.arange(100)[None] < right for one, right in (("val", val), ("edges", ood))}
+    return Result(name, kind, {}, correct, dict.fromkeys(correct, sources), 10, holdout)
+
+
+SETS_OF_ARMS = {"ood_mean": ["edges"], "val": ["val"], "edges": ["edges"]}
+
+
+def test_the_best_baseline_is_chosen_on_the_holdout():
+    arms = [
+        arm("linear", "baseline", 90, 40, 0.3),
+        arm("mlp", "baseline", 80, 60, 0.4),
+        arm("bmfl", "main", 99, 70, 0.1),
+    ]
+    assert best_baseline(arms).name == "linear"
+
+
+def test_effective_robustness_is_the_height_above_the_baselines_line():
+    arms = [arm("linear", "baseline", 90, 40), arm("mlp", "baseline", 60, 20), arm("bmfl", "main", 90, 70)]
+    found = effective_robustness(arms, SETS_OF_ARMS)
+    assert found["arms"]["linear"] == pytest.approx(0, abs=1e-4)
+    assert found["arms"]["bmfl"] == pytest.approx(30 * 100 / 101, abs=1e-4)
+
+
+def test_effective_robustness_of_equal_baselines_is_not_applicable():
+    arms = [arm("linear", "baseline", 100, 40), arm("mlp", "baseline", 100, 20), arm("bmfl", "main", 100, 70)]
+    assert not effective_robustness(arms, SETS_OF_ARMS)["applicable"]
 
 
 def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypatch):

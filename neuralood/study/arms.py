@@ -14,6 +14,14 @@ LINEAR = "linear"
 """The linear probe of the main arm's own run."""
 CONTROLS = ("shuffled", "image_only", "untrained", "features")
 """What BMFL must beat before its gain may be called the brain's (Holm-corrected, on mean OOD)."""
+BASELINES: dict[str, dict[str, Any]] = {
+    **{
+        name: {"fusion.variant": name} for name in ("dinov2_probe", "knn", "attentive", "mlp", "probe_ensemble", "wise")
+    },
+    "attentive_smoothed": {"fusion.variant": "attentive", "fusion.label_smoothing": 0.1},
+    "attentive_mixup": {"fusion.variant": "attentive", "fusion.mixup": 0.2},
+}
+"""Classifiers of the same image tokens without a brain, and simple means against shift, at their usual strengths."""
 QUICK_GROUPS = ("early", "high")
 
 
@@ -39,6 +47,7 @@ def further_arms(params: Params, groups: Sequence[str], roi_names: Sequence[str]
     arms = [*_controls(params), *_single_groups(params, [one for one in groups if one in QUICK_GROUPS or not quick])]
     if not quick:
         arms += [*_without_groups(params, groups, roi_names), *_settings(params), *_amounts(params)]
+        arms += [Arm(name, "baseline", changes) for name, changes in BASELINES.items()]
     return arms
 
 

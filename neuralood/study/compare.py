@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from neuralood.base.records import rounded
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array
@@ -106,8 +104,3 @@ def _interval(ends: tuple[float, float]) -> list[float]:
 def compared_sets(ood: Sequence[str], ood_mean: Sequence[str]) -> dict[str, Sequence[str]]:
     """What is compared, and the sets that each averages: mean OOD, val, each OOD set."""
     return {OOD_MEAN: list(ood_mean), "val": ["val"], **{name: [name] for name in ood}}
-
-
-def mean_points(results: Sequence[Result], sets: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
-    """Top-1 of each arm on each entry of `sets`, mean over seeds."""
-    return {one.name: {name: float(np.mean(one.top1(members))) for name, members in sets.items()} for one in results}

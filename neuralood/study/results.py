@@ -26,11 +26,17 @@ class Result:
     correct: Mapping[str, Array]
     sources: Mapping[str, tuple[str, ...]]
     parameters: int
+    holdout: float
+    """Cross-entropy on the holdout, mean over seeds: what baselines are chosen by."""
 
     @property
     def seeds(self) -> int:
         """How many times it was trained."""
         return len(next(iter(self.correct.values())))
+
+    def images(self, sets: Sequence[str]) -> int:
+        """How many there are in these sets."""
+        return sum(len(self.sources[name]) for name in sets)
 
     def top1(self, sets: Sequence[str]) -> Array:
         """Unweighted mean over these sets of top-1 in percent, of each seed: S."""
@@ -58,6 +64,7 @@ def _result(name: str, kind: str, changes: Mapping[str, Any], folder: str, model
         {one: kept.correct(model) for one, kept in predictions.items()},
         {one: kept.sources for one, kept in predictions.items()},
         read_json(ARMS / folder / "classification.json")["parameters"][model],
+        float(np.mean(read_json(ARMS / folder / "fusion.json")["holdout"][model])),
     )
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from neuralood.base import console, paths
 from neuralood.base.errors import UserError
-from neuralood.base.records import read_json, write_json
+from neuralood.base.records import read_json, rounded, write_json
 from neuralood.config import Params, load_params
 from neuralood.data.fmri import present_groups
 from neuralood.study.arms import CONTROLS, MAIN, further_arms, main_arm
+from neuralood.study.baselines import best_baseline, effective_robustness
 from neuralood.study.compare import Resampling, compare, compared_sets, difference
 from neuralood.study.results import OOD_MEAN, Result, cell, read_linear, read_result
 from neuralood.study.runs import ARMS, RECORD, dvc, restore_params, run_arms
@@ -58,6 +59,7 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         return difference(results[one], results[other], sets[OOD_MEAN], how)
 
     against = {name: on_ood(MAIN, name) for name in CONTROLS if name in results}
+    best = best_baseline(list(results.values()))
     features_gain = on_ood("features", "shuffled") if {"features", "shuffled"} <= set(results) else None
     record = {
         "data": main_record["fmri"],
@@ -67,6 +69,8 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         "sets": {"id": ["val"], "ood": ood, "ood_mean": list(params.evaluation.ood_mean)},
         "arms": {name: _arm(one, sets) for name, one in results.items()},
         "comparisons": compare(main, others, sets, how),
+        "best_baseline": {"arm": best.name, **on_ood(MAIN, best.name).record()},
+        "effective_robustness": effective_robustness(list(results.values()), sets),
         "verdict": verdict(against, features_gain, simulated=simulated),
         "decomposition": {
             name: on_ood(one, other).record()
@@ -75,7 +79,7 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         },
     }
     if "shuffled" in against:
-        record["power"] = power(against["shuffled"], *_counts(main, sets[OOD_MEAN]))
+        record["power"] = power(against["shuffled"], main.images(sets[OOD_MEAN]), _sources(main, sets[OOD_MEAN]))
     return record
 
 
@@ -90,6 +94,12 @@ def show(record: Mapping[str, Any]) -> None:
     title = f"Top-1 %, {record['seeds']} seeds{simulated}; bmfl minus each arm [over images] [over seeds]"
     console.results(title, lines)
     console.note(record["verdict"]["text"])
+    best = record["best_baseline"]
+    low, high = best["image_interval"]
+    console.note(
+        f"The best baseline, chosen on the holdout, is {best['arm']}; bmfl lies {best['difference']:+.1f} "
+        f"[{low:+.1f}, {high:+.1f}] from it on mean OOD."
+    )
     if "power" in record:
         console.note(record["power"]["text"])
 
@@ -107,14 +117,14 @@ def _arm(result: Result, sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "kind": result.kind,
         "changes": dict(result.changes),
         "parameters": result.parameters,
+        "holdout": rounded(result.holdout),
         "top1": {name: cell(result.top1(members)) for name, members in sets.items()},
     }
 
 
-def _counts(result: Result, sets: Sequence[str]) -> tuple[int, int]:
-    """Images of these sets, and the source images that they are versions of."""
-    sources = [source for name in sets for source in result.sources[name]]
-    return len(sources), len(set(sources))
+def _sources(result: Result, sets: Sequence[str]) -> int:
+    """Source images that the images of these sets are versions of."""
+    return len({source for name in sets for source in result.sources[name]})
 
 
 def _require_a_question(params: Params) -> None:
