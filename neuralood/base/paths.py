@@ -18,6 +18,7 @@ ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
 REPORT = METRICS / "report.html"
+REPORT_TWIN = METRICS / "report.md"
 PLOTS = METRICS / "plots"
 
 DATA_ROOT_VARIABLE = "NEURALOOD_DATA"
