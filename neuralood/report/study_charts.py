@@ -70,21 +70,25 @@ def forest_chart(groups: Mapping[str, Sequence[Difference]]) -> Chart:
 
 def decomposition_chart(terms: Sequence[Difference], total: Difference) -> Chart:
     """Each term as a bar that begins where the one before it ends, and their sum as one from 0."""
-    starts = [0.0, *accumulate(term.value for term in terms[:-1]), 0.0]
-    bars = [*terms, total]
+    bars, starts = [*terms, total], starts_of(terms)
+    ends = [
+        Difference(one.name, start + one.value, _moved(one.images, start), _moved(one.seeds, start))
+        for one, start in zip(bars, starts, strict=True)
+    ]
     with style():
         figure, axes = row_axes([one.name for one in bars], 0.42)
         colours = [*[FAINT] * (len(terms) - 1), FUSION, INK]
         axes.barh(range(len(bars)), [one.value for one in bars], left=starts, height=0.5, color=colours, alpha=0.35)
-        moved = [
-            Difference(one.name, start + one.value, _moved(one.images, start), _moved(one.seeds, start))
-            for one, start in zip(bars, starts, strict=True)
-        ]
         axes.axvline(0, color=INK, linewidth=1)
-        _draw_differences(axes, range(len(bars)), moved)
+        _draw_differences(axes, range(len(bars)), ends)
         axes.set(xlabel="percentage points of mean OOD above the linear probe")
         figure.legend(loc="outside upper left", ncols=2)
         return Chart(svg_of(figure), COLUMNS, tuple(("terms", *one.cells) for one in bars))
+
+
+def starts_of(terms: Sequence[Difference]) -> list[float]:
+    """Where the bar of each term, and that of their sum, begins."""
+    return [0.0, *accumulate(term.value for term in terms[:-1]), 0.0]
 
 
 def region_chart(
