@@ -54,12 +54,16 @@ def head_of(record, **changes):
     return headline(outputs)
 
 
-@pytest.mark.parametrize("brain", [True, False])
-def test_the_verdict_of_the_study_comes_first(brain):
+@pytest.mark.parametrize(
+    ("brain", "first"), [(True, "Brain information: "), (False, "No evidence that the brain helps: ")]
+)
+def test_the_verdict_of_the_study_comes_first(brain, first):
     record = made_up_study(brain)
     html = head_of(record)
-    title, first = re.findall(r'</h1><p class="lead">(.*?)</p>|<p class="lead">(.*?)</p>', html)[0]
-    assert (title or first) == record["verdict"]["text"]
+    lead, more = re.search(r'</h1><p class="lead">(.*?)</p><p>(.*?)</p>', html).groups()
+    assert f"{lead} {more}" == record["verdict"]["text"]
+    assert lead.startswith(first)
+    assert more == "Over seeds it does, too. The fMRI is SIMULATED."
     assert "No study yet" not in html
 
 
@@ -89,7 +93,7 @@ def test_each_arm_has_its_accuracies_difference_and_both_intervals():
     sd = record["arms"]["early"]["top1"]["ood_mean"]["sd"]
     assert mean == f"40.0 ± {sd:.1f}"
     assert val.startswith("99.0")
-    assert rows["pcc_0.1"][0][-2] == "0.27"
+    assert rows["pcc_0.1"][0][-2] == "0.03"
     assert rows["bmfl"][0][-1] == "+21.4"
     assert rows["bmfl"][0][3:7] == [""] * 4
 
@@ -119,19 +123,12 @@ def test_differences_of_single_sets_are_starred_where_holm_leaves_them():
 
 def test_a_set_beside_the_mean_is_shown_too():
     record = made_up_study()
+    record["sets"]["ood"] = [*OOD, "sketch"]
     for arm in record["arms"].values():
-        arm["top1"]["sketch"] = {"mean": 12.3, "per_seed": [12.3], "sd": None}
-    rows = rows_of(study(record, {}))
-    assert rows["linear"][-2][len(OOD) + 1] == "12.3"
-
-
-def test_what_the_features_arm_shows_is_said_in_numbers():
-    html, _ = drawn()
-    assert "right on 39.4 % of mean OOD: +6.4 points from the linear probe and +0.5 from shuffled fMRI" in html
-    assert "BMFL is +25.5 points from it [+23.5, +27.5]" in html
-    record = made_up_study()
-    del record["arms"]["features"]
-    assert "features control" not in study(record, {})
+        arm["top1"]["sketch"] = {"mean": 12.3, "per_seed": [12.3], "sd": 0.0}
+    html = study(record, {})
+    assert rows_of(html)["linear"][-2][len(OOD) + 1] == "12.3"
+    assert "unweighted mean over silhouette, edges, conflict, noise, lowpass, contrast." in html
 
 
 def test_the_verdict_rests_on_corrected_intervals():
@@ -175,8 +172,17 @@ def test_each_bar_begins_where_the_one_before_it_ends():
     assert starts_of(terms) == [0, 10, 6, 0]
 
 
+def test_an_encoder_trained_elsewhere_has_no_terms_that_need_its_controls():
+    record, charts = made_up_study(), {}
+    for key in ("brain", "training_on_fmri"):
+        del record["decomposition"][key]
+    del record["power"], record["best_baseline"]
+    assert "ablations" in study(record, charts)
+    assert "decomposition" not in charts
+
+
 def test_one_seed_has_no_interval_over_seeds():
-    record = {"difference": 3.0, "image_interval": [1.0, 5.0]}
+    record = {"difference": 3.0, "image_interval": [1.0, 5.0], "seed_interval": None}
     chart = forest_chart({"controls": [difference("shuffled", record)]})
     assert numbers(chart)[1] == ["controls", "shuffled", "3", "1", "5", "", ""]
     assert "over seeds" not in chart.svg

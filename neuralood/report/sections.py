@@ -29,7 +29,8 @@ def headline(outputs: Outputs) -> str:
     """What was run, what came out, and what that does not show."""
     run = outputs.classification
     simulated = words.banner(outputs.fmri_simulated, outputs.simulated_sets, [one.name for one in outputs.sets])
-    first = outputs.study["verdict"]["text"] if outputs.study else words.NO_STUDY
+    verdict = outputs.study["verdict"]["text"] if outputs.study else words.NO_STUDY
+    first, stop, more = verdict.partition(". ")
     warnings = (words.of_another(outputs.study, run), words.own_control(run["control"], run["variant"]))
     facts = {
         "Backbone": run["backbone"],
@@ -43,7 +44,8 @@ def headline(outputs: Outputs) -> str:
         [
             page.text("div", simulated, cls="banner") if simulated else "",
             page.text("h1", "Brain-machine fusion: is the brain the reason?"),
-            page.text("p", first, cls="lead"),
+            page.text("p", first + stop.rstrip(), cls="lead"),
+            page.text("p", more) if more else "",
             *(page.text("p", warning, cls="lead") for warning in warnings if warning),
             *(page.text("p", sentence) for sentence in words.verdicts(run) or ["No set was scored."]),
             page.terms(facts, "facts"),

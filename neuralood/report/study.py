@@ -5,7 +5,7 @@ from typing import Any
 
 from neuralood.report import page
 from neuralood.report.figures import Charts, chart_row
-from neuralood.report.study_charts import decomposition_chart, difference, forest_chart, region_chart
+from neuralood.report.study_charts import Difference, decomposition_chart, difference, forest_chart, region_chart
 from neuralood.report.words import signed
 
 Record = Mapping[str, Any]
@@ -37,7 +37,6 @@ def study(record: Record, charts: Charts) -> str:
             page.text("h2", "Is the brain the reason?"),
             page.text("p", _about(record)),
             _verdict_table(record["verdict"]),
-            page.text("p", features) if (features := _features_in_words(record)) else "",
             page.text("h3", "Every arm against BMFL"),
             page.text("p", _arms_in_words(record)),
             _arms_table(record),
@@ -45,7 +44,10 @@ def study(record: Record, charts: Charts) -> str:
             page.text("h3", "Each set"),
             page.text("p", "Top-1 in percent, mean over seeds, and the params in which an arm differs."),
             _sets_table(record),
-            page.text("p", "Points by which BMFL is better; * where p, corrected by Holm's method, is below 0.05."),
+            page.text(
+                "p",
+                "Points by which BMFL is better; * where p, corrected by Holm's method over OOD sets, is below 0.05.",
+            ),
             _differences_table(record),
             _regions(record, charts),
         ]
@@ -80,7 +82,9 @@ def _about(record: Record) -> str:
             f"The best baseline without a brain, chosen on the holdout, is {best['arm']}: BMFL is "
             f"{signed(best['difference']['difference'])} points from it [{signed(low)}, {signed(high)}]."
         )
-    return " ".join([*about, record["power"]["text"]])
+    if "power" in record:
+        about.append(record["power"]["text"])
+    return " ".join(about)
 
 
 def _verdict_table(verdict: Record) -> str:
@@ -92,25 +96,11 @@ def _verdict_table(verdict: Record) -> str:
     return page.table(["BMFL minus the control", "mean OOD, points", "interval, corrected by Holm's method"], rows)
 
 
-def _features_in_words(record: Record) -> str:
-    """What the control shows that has another network's features in place of fMRI."""
-    top1 = {name: arm["top1"][MEAN]["mean"] for name, arm in record["arms"].items()}
-    if not {"features", "shuffled", "linear"} <= set(top1):
-        return ""
-    own = _comparisons(record, MEAN)["features"]
-    return (
-        f"The features control, with another network's features in place of fMRI, is right on {top1['features']:.1f} % "
-        f"of mean OOD: {signed(top1['features'] - top1['linear'])} points from the linear probe and "
-        f"{signed(top1['features'] - top1['shuffled'])} from shuffled fMRI. That much extra supervision gives without "
-        f"any brain; BMFL is {signed(own['difference'])} points from it {_interval(own['image_interval'])}."
-    )
-
-
 def _arms_in_words(record: Record) -> str:
     return (
         f"Top-1 in percent, mean over {record['seeds']} seeds ± their sd. Differences are {main_arm(record)} minus the "
         "arm on mean OOD, in points, paired over images and seeds; over images: 95 % bootstrap over source images with "
-        "the trained models fixed; over seeds: 95 % t interval; p is corrected by Holm's method."
+        "the trained models fixed; over seeds: 95 % t interval; p: of the bootstrap, each arm by itself."
     )
 
 
@@ -134,8 +124,8 @@ def _arms_table(record: Record) -> str:
 
 
 def _difference_cells(one: Record) -> list[str]:
-    p = f"{one['holm_p']:.2g}" if one["holm_p"] >= 0.001 else "< 0.001"
-    return [signed(one["difference"]), _interval(one["image_interval"]), _interval(one.get("seed_interval")), p]
+    p = f"{one['p']:.2g}" if one["p"] >= 0.001 else "< 0.001"
+    return [signed(one["difference"]), _interval(one["image_interval"]), _interval(one["seed_interval"]), p]
 
 
 def _cell(cell: Record) -> str:
@@ -152,7 +142,7 @@ def _sets_table(record: Record) -> str:
     rows = []
     for _, name in [("main", main_arm(record)), *arms_by_kind(record)]:
         arm = record["arms"][name]
-        changed = ", ".join(f"{key} = {value}" for key, value in sorted(arm.get("overrides", {}).items()))
+        changed = ", ".join(f"{key} = {value}" for key, value in sorted(arm["changes"].items()))
         rows.append([name, *(f"{arm['top1'][where]['mean']:.1f}" for where in sets), changed])
     return page.table(["arm", *sets, "changed params"], rows, 0)
 
@@ -168,32 +158,32 @@ def _differences_table(record: Record) -> str:
 
 
 def _starred(one: Record) -> str:
-    return signed(one["difference"]) + (" *" if one["holm_p"] < 0.05 else "")
+    """The difference, with a star where its p, corrected over OOD sets (val is none of them), is below 0.05."""
+    return signed(one["difference"]) + (" *" if one.get("holm_p", one["p"]) < 0.05 else "")
 
 
 def _sets(record: Record) -> list[str]:
-    """Every set of the study: val, those of the mean, then any others."""
-    first = [*record["sets"]["id"], *record["sets"][MEAN]]
-    others = record["arms"][main_arm(record)]["top1"]
-    return [*first, *(name for name in others if name not in (*first, MEAN))]
+    return [*record["sets"]["id"], *record["sets"]["ood"]]
 
 
 def _charts(record: Record, charts: Charts) -> str:
     compared = _comparisons(record, MEAN)
-    groups = {
-        title: [difference(name, compared[name]) for of, name in arms_by_kind(record) if of == kind]
-        for kind, title in KINDS.items()
-    }
-    charts["ablations"] = forest_chart({title: members for title, members in groups.items() if members})
-    parts = record["decomposition"]
-    terms = [difference(title, parts[key]) for key, title in TERMS.items()]
-    charts["decomposition"] = decomposition_chart(terms, difference("in all", parts["total"]))
-    meant = ", ".join(f"{title} ({parts[key]['name']})" for key, title in TERMS.items())
+    groups: dict[str, list[Difference]] = {}
+    for kind, name in arms_by_kind(record):
+        groups.setdefault(KINDS[kind], []).append(difference(name, compared[name]))
+    charts["ablations"] = forest_chart(groups)
     captions = {
         "ablations": "BMFL minus each arm on mean OOD. Thick: 95 % interval over images; thin: over seeds.",
-        "decomposition": "What the gain over the linear probe is made of: each bar begins where the one before it "
-        f"ends. The terms are {meant}. Only the last is evidence for the brain.",
     }
+    parts = record["decomposition"]
+    if {*TERMS, "total"} <= set(parts):
+        terms = [difference(title, parts[key]) for key, title in TERMS.items()]
+        charts["decomposition"] = decomposition_chart(terms, difference("in all", parts["total"]))
+        meant = ", ".join(f"{title} ({parts[key]['name']})" for key, title in TERMS.items())
+        captions["decomposition"] = (
+            "What the gain over the linear probe is made of: each bar begins where the one before it ends. The terms "
+            f"are {meant}. Only the last is evidence for the brain."
+        )
     return chart_row(charts, captions)
 
 

@@ -47,7 +47,7 @@ class Difference:
 def difference(name: str, record: Mapping[str, Any]) -> Difference:
     """A comparison, or a term of the decomposition, of metrics/study.json."""
     low, high = record["image_interval"]
-    return Difference(name, record["difference"], (low, high), tuple(record.get("seed_interval") or UNKNOWN))
+    return Difference(name, record["difference"], (low, high), tuple(record["seed_interval"] or UNKNOWN))
 
 
 def forest_chart(groups: Mapping[str, Sequence[Difference]]) -> Chart:
