@@ -58,7 +58,8 @@ figcaption small { display: block; font-size: .75rem; }
   h2 { margin-top: 24px; }
   .banner, .facts, .card { background: none; border: 1px solid #000; }
   figure, .charts, tr, h1, h2, h3, .card, .banner, .facts, .lead, dl.terms dd { break-inside: avoid; }
-  h1, h2, h3, thead, tr:nth-child(-n+2) { break-after: avoid; } p { orphans: 3; widows: 3; }
+  h1, h2, h3, thead, tr:nth-child(-n+2), p:has(+ .wide), p:has(+ .charts) { break-after: avoid; }
+  p { orphans: 3; widows: 3; }
   .wide { overflow: visible; } th, td { font-size: 7.5pt; padding-right: 8px; } td:last-child { white-space: normal; }
   .charts > * { flex-basis: 44%; } .strips img { height: 40px; }
   .cards { grid-template-columns: repeat(6, 1fr); gap: 6px; } .looked { grid-template-columns: repeat(3, 1fr); }
