@@ -72,7 +72,8 @@ class Training:
     def run(self) -> None:
         """As `train_fusion` trains the models of all seeds, from what they are now."""
         shutil.rmtree(paths.DATA / ".partial", ignore_errors=True)  # an earlier run's checkpoint
-        train._fit(self.params, self.models, self.data, train_labels(), self.seeds)
+        labels = train_labels()
+        train._fit(self.params, self.models, self.data, labels, training_rows(self.seeds, len(labels)))
 
     def of_seed(self, number: int) -> "Training":
         """One seed's alone."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from ruamel.yaml import YAML
 
 from neuralood.config import load_params
 from neuralood.report.attention import Attention
@@ -99,6 +100,11 @@ def test_every_value_but_those_of_runtime_is_told():
     assert told["files"] == "none"
     other = replace(params, fusion=replace(params.fusion, lr=0.5))
     assert "lr 0.5;" in _settings(other)["fusion"]
+
+
+def test_what_is_told_of_params_makes_the_page_anew():
+    stage = YAML(typ="safe", pure=True).load(Path(__file__).parents[1] / "dvc.yaml")["stages"]["report"]
+    assert set(stage["params"]) == set(_settings(load_params()))
 
 
 def test_options_that_were_left_out_are_not_there():

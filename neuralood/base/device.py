@@ -25,7 +25,7 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     collectives.join(own_card=own_card)
     if chosen.type != "cpu":  # every operation used here is deterministic on the CPU, and the call takes a second
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True)
     return chosen
 
 

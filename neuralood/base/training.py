@@ -24,6 +24,14 @@ GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
+class Sgd:
+    """Plain stochastic gradient descent with momentum, gradients not clipped; `rates` has each model's peak rate."""
+
+    momentum: float
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How long and how fast to train."""
 
@@ -36,6 +44,8 @@ class Schedule:
     weight_decay: float
     ema: float = 0.0
     """Decay a step of the running average of the weights, which is what is validated and kept; 0 for none."""
+    sgd: Sgd | None = None
+    """In place of AdamW, `lr` and `weight_decay`."""
 
 
 class Loss(NamedTuple):
@@ -99,7 +109,7 @@ def fit_together(
     those of an epoch, whichever model takes them. A model's best epoch does not depend on the others.
     """
     together = nn.ModuleList(models)
-    optimizer = torch.optim.AdamW(_decay_groups(together, schedule.weight_decay), lr=schedule.lr, fused=True)
+    optimizer = _optimizer(models, together, schedule)
     per_epoch = math.ceil(images / schedule.batch_size)
     steps, last = schedule.epochs * per_epoch, stop_after or schedule.epochs
     collectives.draw_apart()
@@ -110,12 +120,12 @@ def fit_together(
     for epoch in console.track(range(first, last + 1), description, last + 1 - first):
         together.train()
         for rows, batch in next(epochs):
-            _set_rate(optimizer, schedule.lr * learning_rate_factor(state.step, steps, schedule.warmup))
+            _set_rates(optimizer, learning_rate_factor(state.step, steps, schedule.warmup))
             losses: list[Loss | None] = compute(batch)
             if not ranks.has_part(rows):
                 losses = [Loss(loss.mean, 0) if loss else None for loss in losses]
             due = _backward(losses, optimizer, keep)
-            for model in models:
+            for model in models if schedule.sgd is None else ():
                 nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
             optimizer.step()
             state.step += 1
@@ -220,9 +230,20 @@ def _backward(losses: Sequence[Loss | None], optimizer: torch.optim.Optimizer, k
     return due > 0
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def _optimizer(models: Sequence[nn.Module], together: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Each group of parameters knows its `peak`, the rate that a factor is applied to in each step."""
+    if schedule.sgd is None:
+        groups = [{**group, "peak": schedule.lr} for group in _decay_groups(together, schedule.weight_decay)]
+        return torch.optim.AdamW(groups, lr=schedule.lr, fused=True)
+    rates = zip(models, schedule.sgd.rates, strict=True)
+    return torch.optim.SGD(
+        [{"params": list(model.parameters()), "peak": rate} for model, rate in rates], momentum=schedule.sgd.momentum
+    )
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = group["peak"] * factor
 
 
 def _train_losses(state: TrainingState) -> list[float]:

@@ -12,11 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuralood.base.attention import CrossAttention
+from neuralood.base.moments import Scale
 from neuralood.encoder.model import RoiEncoders
+
+FMRI_SD_FLOOR = 1e-3
+"""Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
 
 
 class FusionOutput(NamedTuple):
-    """Logits B C, and the two features B W whose correlation the loss raises."""
+    """Logits B C, and the two features B W whose correlation the loss raises.
+
+    A baseline has what its classifier reads as `image`, B F, and an empty `brain`, B 0.
+    """
 
     logits: Tensor
     image: Tensor
@@ -140,20 +147,32 @@ class FusionClassifier(nn.Module):
         logits = self.classify(torch.cat([image, brain, patches.mean(dim=1)], dim=1))
         return FusionOutput(logits, image, brain)
 
+    def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
+        """Scale the inputs by these: of concat([CLS], GAP), of patch tokens, of the fMRI that fusion reads."""
+        width = self.sizes.cls_width
+        self.scale_cls.set(features.mean[:width], features.sd[:width])
+        self.scale_patches.set(*patches)
+        self.scale_fmri.set(*fmri, FMRI_SD_FLOOR)
+
     def _kept(self, patches: Tensor) -> Tensor:
-        """In training, a random share of each image's patch tokens, other ones for each image: B N D -> B N' D."""
-        count = patches.shape[1]
-        kept = max(1, round((1 - self.sizes.token_dropout) * count))
-        if not self.training or kept == count:
-            return patches
-        chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :kept]  # B N'
-        return patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
+        """In training, a random share of each image's patch tokens: B N D -> B N' D."""
+        return thinned(patches, self.sizes.token_dropout) if self.training else patches
 
     def vertices_of(self, patches: Tensor, fmri: Tensor) -> Tensor:
         """The fMRI that fusion reads, in its order, not yet standardised: B V'."""
         if self.encoder is not None:
             fmri = self.encoder(patches)
         return fmri[:, self.order]
+
+
+def thinned(patches: Tensor, dropout: float) -> Tensor:
+    """Patch tokens less a random share of them, other ones for each image: B N D -> B N' D."""
+    count = patches.shape[1]
+    kept = max(1, round((1 - dropout) * count))
+    if kept == count:
+        return patches
+    chosen = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)[:, :kept]  # B N'
+    return patches.gather(1, chosen.unsqueeze(-1).expand(-1, -1, patches.shape[2]))
 
 
 def vertex_order(roi: Tensor, hemi: Tensor, chosen: Tensor, by: str) -> Tensor:

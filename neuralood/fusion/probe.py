@@ -59,15 +59,21 @@ class _Task:
 
 
 def fit_probes(
-    features: Array | Rows, labels: Array, splits: Sequence[Split], strengths: Sequence[float], device: torch.device
+    features: Array | Rows,
+    labels: Array,
+    splits: Sequence[Split],
+    strengths: Sequence[float],
+    device: torch.device,
+    columns: slice = slice(None),
 ) -> list[Probe]:
     """For each split the probe whose inverse penalty in `strengths` has the lowest cross-entropy on the holdout.
 
-    Of equals the stronger penalty wins. features I F, labels I; every class has a training row in each split.
+    Of equals the stronger penalty wins. features I F, of which probes and splits have the given columns, labels I;
+    every class has a training row in each split.
     """
     tasks = [_Task(split, c) for split in range(len(splits)) for c in sorted(strengths)]
-    problem = _Problem(features, labels, splits, device)
-    width = problem.classes * (features.shape[1] + 1)
+    problem = _Problem(features, labels, splits, device, columns)
+    width = problem.classes * (len(splits[0].mean) + 1)
     start = torch.zeros(width, dtype=wide(device), device=device)
     descents = [descend(start, TOLERANCE, MAX_ITERATIONS) for _ in tasks]
     solved = side_by_side(descents, lambda points: problem.answers(tasks, points))
@@ -82,11 +88,28 @@ def fit_probes(
     return chosen
 
 
+def holdout_losses(
+    probes: Sequence[Probe], features: Array | Rows, labels: Array, split: Split, device: torch.device
+) -> list[float]:
+    """Cross-entropy on the holdout of probes that scale their features as the split does."""
+    problem = _Problem(features, labels, [split], device)
+    points = [np.column_stack([probe.weight, probe.bias]).astype(np.float32) for probe in probes]
+    tasks = [_Task(0, probe.c) for probe in probes]
+    return problem.holdout_losses(tasks, [torch.from_numpy(point).to(device).flatten() for point in points])
+
+
 class _Problem:
     """The data that probes are solved on, and what a pass over it gives."""
 
-    def __init__(self, features: Array | Rows, labels: Array, splits: Sequence[Split], device: torch.device) -> None:
-        self.features, self.labels, self.splits, self.device = features, labels, splits, device
+    def __init__(
+        self,
+        features: Array | Rows,
+        labels: Array,
+        splits: Sequence[Split],
+        device: torch.device,
+        columns: slice = slice(None),
+    ) -> None:
+        self.features, self.labels, self.splits, self.device, self.columns = features, labels, splits, device, columns
         self.classes = int(labels.max()) + 1
         self.member = np.zeros((len(splits), len(labels)), bool)  # S I: whether a row trains the split's probes
         for number, split in enumerate(splits):
@@ -147,7 +170,7 @@ class _Problem:
     def _inputs(self, rows: Array, split: int) -> tuple[Tensor, Tensor]:
         """Standardised features and a 1 for the bias, B F+1, and labels B, of some rows."""
         mean, sd = self.splits[split].mean.to(self.device), _sd(self.splits[split]).to(self.device)
-        values = torch.from_numpy(np.ascontiguousarray(self.features[rows])).to(self.device)
+        values = torch.from_numpy(np.ascontiguousarray(self.features[rows][:, self.columns])).to(self.device)
         truth = torch.from_numpy(self.labels[rows].astype(np.int64)).to(self.device)
         return F.pad((values - mean) / sd, (0, 1), value=1.0), truth
 

@@ -14,15 +14,12 @@ from neuralood.base.moments import Moments, Scale
 from neuralood.base.reading import PREDICT_BATCH
 from neuralood.base.store import Array, Rows, open_store
 from neuralood.base.writing import ArraySpec, complete_store, create_store, require_space, write_rows
-from neuralood.fusion.model import FusionClassifier
-from neuralood.fusion.trained import ImageData, Inputs
+from neuralood.fusion.trained import Classifier, ImageData, Inputs
 
 FEATURES = "features"
 """Array of what the linear probe reads: a sixtieth of a ViT-B's tokens, read once for each step of its solver."""
 FEATURE_ROWS = 8 * PREDICT_BATCH
 """Images in a chunk file of it."""
-FMRI_SD_FLOOR = 1e-3
-"""Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
 
 
 class SeedScales(NamedTuple):
@@ -32,23 +29,21 @@ class SeedScales(NamedTuple):
     patches: Scale
     fmri: Scale
 
-    def set_on(self, model: FusionClassifier) -> None:
+    def set_on(self, model: Classifier) -> None:
         """Standardise a model's inputs by these."""
-        width = model.sizes.cls_width
-        model.scale_cls.set(self.features.mean[:width], self.features.sd[:width])
-        model.scale_patches.set(*self.patches)
-        model.scale_fmri.set(*self.fmri, FMRI_SD_FLOOR)
+        model.standardise(*self)
 
 
-def survey(data: ImageData, models: Sequence[FusionClassifier], member: Array, features: Path) -> list[SeedScales]:
+def survey(data: ImageData, models: Sequence[Classifier], member: Array, features: Path) -> list[SeedScales]:
     """Write what the probe reads of every image to the store `features`, and return the scales of each model's seed.
 
     member S I bool: the training rows of each seed; holdouts are in no scale. Those of fMRI are, for `image_only`, of
-    its own encoder's first output: no statistic of measured fMRI enters. Raises UserError where the disk is too small.
+    its own encoder's first output: no statistic of measured fMRI enters; for baselines, which read none, empty. Raises
+    UserError where the disk is too small.
     """
-    device, sizes = next(models[0].parameters()).device, models[0].sizes
-    width = sizes.cls_width + sizes.patch_width
-    moments = [[Moments(one, device) for one in (width, sizes.patch_width, sizes.vertices)] for _ in models]
+    device, sizes = next(models[0].buffers()).device, models[0].sizes
+    width, vertices = sizes.cls_width + sizes.patch_width, 0 if data.form is None else sizes.vertices
+    moments = [[Moments(one, device) for one in (width, sizes.patch_width, vertices)] for _ in models]
     for model in models:
         model.eval()
     spec = features_spec(len(data), width)
@@ -87,7 +82,7 @@ class _Sums(NamedTuple):
     parts: tuple[tuple[int, Tensor, Tensor], ...]
 
 
-def _sums(inputs: Inputs, features: Tensor, models: Sequence[FusionClassifier]) -> Iterator[_Sums]:
+def _sums(inputs: Inputs, features: Tensor, models: Sequence[Classifier]) -> Iterator[_Sums]:
     """For each model; what does not depend on it is computed once."""
     dtype = wide(features.device)
     values = features.to(dtype)

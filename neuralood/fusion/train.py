@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,28 +14,36 @@ from torch import Tensor
 from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.device import autocast, prepare_torch
 from neuralood.base.errors import UserError
-from neuralood.base.reading import training_epochs
+from neuralood.base.reading import groups_of, training_epochs
 from neuralood.base.records import write_json
 from neuralood.base.resuming import Checkpoint, Trained, checkpoint_of, kept_tensors
 from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import CONTENTS, Array
-from neuralood.base.training import Epoch, Loss, Schedule, best_epoch, fit_together, write_curve
-from neuralood.config import Fusion, Params
+from neuralood.base.training import Loss, Schedule, fit_together, write_curve
+from neuralood.config import BASELINES, Fusion, Params
 from neuralood.data.fmri import vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest
 from neuralood.data.splits import stratified_holdout
 from neuralood.encoder.image_model import ImageEncoder
 from neuralood.encoder.model import roi_encoder
 from neuralood.encoder.trained import EncoderModel, load_encoder, trained_numbers
+from neuralood.fusion import dinov2_probe
+from neuralood.fusion.baselines import TRAINED, Baseline, LinearHead
 from neuralood.fusion.loss import fusion_loss
+from neuralood.fusion.mixup import mixed
 from neuralood.fusion.model import FusionClassifier, FusionSizes, vertex_order
+from neuralood.fusion.neighbours import NearestNeighbours
 from neuralood.fusion.probe import Probe, Split, fit_probes
+from neuralood.fusion.solved import Features, Kept, neighbours, probe_ensembles, weight_averages
 from neuralood.fusion.survey import features_path, open_features, pack_scales, survey, unpack_scales
 from neuralood.fusion.trained import (
+    NEIGHBOURS,
     RECORD,
+    Classifier,
     HostBatch,
     ImageData,
     Inputs,
+    PooledData,
     open_image_data,
     pack_probes,
     save_seed,
@@ -59,22 +68,28 @@ def train_fusion(params: Params) -> None:
     """Tokens and predicted fMRI of train -> data/models/fusion/, one model and one probe a seed.
 
     All seeds are trained on the same batches, each without its own holdout, so that the tokens are read once for all.
+    A baseline (`fusion.variant`) is kept in place of the fusion classifier, and reads no fMRI.
     """
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     manifest, (encoder, record) = read_manifest("train"), load_encoder()
     _require_encoder(params.fusion.variant, encoder)
-    data, labels = open_image_data(manifest, encoder.to(device), record), np.asarray(manifest.labels)
+    reads_fmri = params.fusion.variant not in BASELINES
+    data = open_image_data(manifest, encoder.to(device), record, reads_fmri=reads_fmri)
+    labels = np.asarray(manifest.labels)
     _require_classes(manifest, labels)
     seeds = [_draw_seed(params, labels, number) for number in range(params.fusion.seeds)]
     order = _order(params.fusion, encoder, record)
-    models = [build_fusion(params.fusion, data, len(manifest.classes), order, encoder, one.seed) for one in seeds]
-    models = [model.to(device) for model in models]
+    models = [candidates(params.fusion, data, len(manifest.classes), order, encoder, one.seed) for one in seeds]
+    models = [[model.to(device) for model in of_seed] for of_seed in models]
 
     member = training_rows(seeds, len(labels))
-    probes = _standardise_and_probe(params, models, data, labels, seeds, member)
-    trained = _fit(params, models, data, labels, member)
+    splits = _standardise(params, models, data, seeds, member)
+    features = Features(open_features(features_path()), labels, splits, device)
+    probes = _solve_probes(params, data, features)
+    kept = _keep(params, models, data, features, probes)
     if ranks.is_first():
-        _save(params, manifest, encoder, seeds, models, trained, probes)
+        linear = [features.holdout_loss(number, probe) for number, probe in enumerate(probes)]
+        _save(params, manifest, encoder, kept, probes, linear)
     collectives.barrier()
 
 
@@ -82,38 +97,65 @@ def _save(
     params: Params,
     manifest: Manifest,
     encoder: EncoderModel,
-    seeds: Sequence[Seed],
-    models: Sequence[FusionClassifier],
-    trained: Sequence[Trained],
+    kept: Sequence[Kept],
     probes: Sequence[Probe],
+    linear: Sequence[float],
 ) -> None:
-    for one, model, how, probe in zip(seeds, models, trained, probes, strict=True):
-        save_seed(one.number, model, how.last, probe)
-        write_curve(seed_folder(one.number) / CURVE, how.history)
-        _show(one.number, probe, how.history, params.fusion)
+    """linear: cross-entropy of the probes on the holdouts."""
+    for number, (one, probe) in enumerate(zip(kept, probes, strict=True)):
+        save_seed(number, one.model, one.trained.last if one.trained else {}, probe)
+        if one.trained:
+            write_curve(seed_folder(number) / CURVE, one.trained.history)
+        _show(number, probe, one, params.fusion)
+    model = kept[0].model
     summary = {
-        "sizes": asdict(models[0].sizes),
+        "sizes": asdict(model.sizes),
         "variant": params.fusion.variant,
         "pcc_weight": params.fusion.pcc_weight,
         "seeds": params.fusion.seeds,
         "classes": list(manifest.classes),
-        "parameters": parameter_counts(models[0], probes[0], encoder),
+        "parameters": parameter_counts(model, probes[0], encoder),
+        "chosen": [one.choice for one in kept],
+        "holdout": {"linear": list(linear), "fusion": [one.holdout for one in kept]},
     }
     write_json(paths.FUSION / RECORD, summary)
     shutil.rmtree(paths.partial(paths.FUSION), ignore_errors=True)
-    console.wrote(paths.FUSION, f"fusion and linear probe, {params.fusion.seeds} seed(s)")
+    console.wrote(paths.FUSION, f"{params.fusion.variant} and linear probe, {params.fusion.seeds} seed(s)")
+
+
+def candidates(
+    settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: EncoderModel, seed: int
+) -> list[Classifier]:
+    """What one seed trains, side by side where it is more than one model, or what it solves: with random weights."""
+    if settings.variant not in BASELINES:
+        return [build_fusion(settings, data, classes, order, encoder, seed)]
+    sizes = _sizes(settings, data, classes, len(order))
+    torch.manual_seed(derived_seed(seed, "weights"))
+    if settings.variant == "dinov2_probe":
+        return [*dinov2_probe.heads(sizes, data.layers)]
+    if settings.variant == "knn":
+        return [NearestNeighbours(sizes, len(data), paths.FUSION / NEIGHBOURS)]
+    return [TRAINED[settings.variant](sizes) if settings.variant in TRAINED else LinearHead(sizes, sizes.patch_width)]
 
 
 def build_fusion(
     settings: Fusion, data: ImageData, classes: int, order: Tensor, encoder: EncoderModel, seed: int
 ) -> FusionClassifier:
     """A fusion classifier with random weights; `image_only` gets an encoder of its own, random too."""
-    _, layers, _, width = data.tokens["patches"].shape
-    sizes = FusionSizes(
+    torch.manual_seed(derived_seed(seed, "weights"))
+    own = None
+    if settings.variant == "image_only" and not isinstance(encoder, ImageEncoder):
+        own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
+        own.standardise_by(encoder.token_mean.cpu(), encoder.token_sd.cpu())
+    return FusionClassifier(_sizes(settings, data, classes, len(order)), order, own)
+
+
+def _sizes(settings: Fusion, data: ImageData, classes: int, vertices: int) -> FusionSizes:
+    return FusionSizes(
         variant=settings.variant,
         cls_width=data.tokens["cls"].shape[1],
-        patch_width=layers * width,
-        vertices=len(order),
+        patch_width=data.layers * data.tokens["patches"].shape[3],
+        vertices=vertices,
         classes=classes,
         patch=settings.patch,
         depth=settings.depth,
@@ -122,21 +164,18 @@ def build_fusion(
         dropout=settings.dropout,
         token_dropout=settings.token_dropout,
     )
-    torch.manual_seed(derived_seed(seed, "weights"))
-    own = None
-    if settings.variant == "image_only" and not isinstance(encoder, ImageEncoder):
-        own = roi_encoder(encoder.membership.cpu(), **encoder.sizes)
-        own.standardise_by(encoder.token_mean.cpu(), encoder.token_sd.cpu())
-    return FusionClassifier(sizes, order, own)
 
 
-def parameter_counts(model: FusionClassifier, probe: Probe, encoder: EncoderModel) -> dict[str, int]:
-    """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all."""
+def parameter_counts(model: Classifier, probe: Probe, encoder: EncoderModel) -> dict[str, int]:
+    """Trained numbers of each part; `image_only` trains fusion and encoder together, the same count in all.
+
+    A baseline has no encoder.
+    """
     own = sum(value.numel() for value in model.encoder.parameters()) if model.encoder is not None else 0
     return {
         "linear": probe.weight.size + probe.bias.size,
         "fusion": sum(value.numel() for value in model.parameters()) - own,
-        "encoder": trained_numbers(encoder),
+        "encoder": 0 if isinstance(model, Baseline) else trained_numbers(encoder),
     }
 
 
@@ -152,32 +191,74 @@ def _order(settings: Fusion, encoder: EncoderModel, record: dict[str, Any]) -> T
     return vertex_order(roi, torch.tensor(record["hemi"]), torch.from_numpy(chosen), settings.vertex_order)
 
 
-def _standardise_and_probe(
-    params: Params,
-    models: Sequence[FusionClassifier],
-    data: ImageData,
-    labels: Array,
-    seeds: Sequence[Seed],
-    member: Array,
-) -> list[Probe]:
-    """Scale the models' inputs, and solve the probes: from one pass over the tokens. member: see `training_rows`."""
-    device = next(models[0].parameters()).device
+def _standardise(
+    params: Params, models: Sequence[Sequence[Classifier]], data: ImageData, seeds: Sequence[Seed], member: Array
+) -> list[Split]:
+    """Scale the inputs of all models of each seed; one pass over the tokens writes what the probe reads of them.
+
+    member: see `training_rows`. Returns each seed's split, with the scales of what the probe reads.
+    """
 
     def surveyed() -> dict[str, Tensor]:
-        return pack_scales(survey(data, models, member, features_path()))
+        return pack_scales(survey(data, [of_seed[0] for of_seed in models], member, features_path()))
 
     scales = unpack_scales(kept_tensors(_checkpoint(params, data, "survey"), surveyed, features_path()))
-    for model, own in zip(models, scales, strict=True):
-        own.set_on(model)
+    for of_seed, own in zip(models, scales, strict=True):
+        for model in of_seed:
+            own.set_on(model)
+    return [Split(one.rows, one.holdout, *own.features) for one, own in zip(seeds, scales, strict=True)]
+
+
+def _solve_probes(
+    params: Params, data: ImageData, features: Features, name: str = "probes", columns: slice = slice(None)
+) -> list[Probe]:
+    """The linear probe of each seed, on all features or on some columns of them; kept by that name."""
+    splits = [replace(one, mean=one.mean[columns], sd=one.sd[columns]) for one in features.splits]
 
     def solved() -> dict[str, Tensor]:
-        splits = [Split(one.rows, one.holdout, *own.features) for one, own in zip(seeds, scales, strict=True)]
-        return pack_probes(fit_probes(open_features(features_path()), labels, splits, params.fusion.probe_c, device))
+        strengths = params.fusion.probe_c
+        return pack_probes(fit_probes(features.rows, features.labels, splits, strengths, features.device, columns))
 
-    return unpack_probes(kept_tensors(_checkpoint(params, data, "probes"), solved))
+    return unpack_probes(kept_tensors(_checkpoint(params, data, name), solved))
 
 
-def training_rows(seeds: Sequence[Seed], images: int) -> Array:
+def _keep(
+    params: Params,
+    models: Sequence[Sequence[Classifier]],
+    data: ImageData,
+    features: Features,
+    probes: Sequence[Probe],
+) -> list[Kept]:
+    """Solve or train the models of all seeds."""
+    first: list[Any] = [of_seed[0] for of_seed in models]
+    match params.fusion.variant:
+        case "knn":
+            return neighbours(first, features)
+        case "wise":
+            return weight_averages(first, features, probes)
+        case "probe_ensemble":
+            return probe_ensembles(first, features, partial(_solve_probes, params, data, features))
+        case "mlp" | "dinov2_probe":
+            data = PooledData(data.tokens, data.fmri, None, data.encoder, features.rows)
+    return _trained(params, models, data, features)
+
+
+def _trained(params: Params, models: Sequence[Sequence[Classifier]], data: ImageData, features: Features) -> list[Kept]:
+    """Train all candidates of all seeds; of each seed keep the one of lowest cross-entropy on the holdout, or first."""
+    member = training_rows(features.splits, len(data)).repeat(len(models[0]), axis=0)
+    flat = [model for of_seed in models for model in of_seed]
+    trained = zip(flat, _fit(params, flat, data, features.labels, member), strict=True)
+    grid = [head._asdict() for head in dinov2_probe.grid(data.layers)] if len(models[0]) > 1 else [{}]
+    kept = []
+    for of_seed in groups_of(trained, len(grid)):
+        ends = [min(how.history, key=lambda one: one.validation_loss) for _, how in of_seed]
+        best = min(range(len(grid)), key=lambda number: ends[number].validation_loss)
+        model, how = of_seed[best]
+        kept.append(Kept(model, {"epoch": ends[best].epoch, **grid[best]}, ends[best].validation_loss, how))
+    return kept
+
+
+def training_rows(seeds: Sequence[Seed | Split], images: int) -> Array:
     """Which images each seed learns from: S I bool."""
     member = np.zeros((len(seeds), images), bool)
     for row, one in zip(member, seeds, strict=True):
@@ -185,13 +266,11 @@ def training_rows(seeds: Sequence[Seed], images: int) -> Array:
     return member
 
 
-def _fit(
-    params: Params, models: Sequence[FusionClassifier], data: ImageData, labels: Array, member: Array
-) -> list[Trained]:
+def _fit(params: Params, models: Sequence[Classifier], data: ImageData, labels: Array, member: Array) -> list[Trained]:
     settings, device = params.fusion, next(models[0].parameters()).device
     targets, held = torch.from_numpy(labels).long(), ~member
     rows = np.flatnonzero(member.any(axis=0))
-    weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
+    weight = 0.0 if settings.variant in ("brain_only", *BASELINES) else settings.pcc_weight
 
     def load(chosen: Array) -> tuple[Array, HostBatch]:
         """A batch, or a process's own part of it."""
@@ -200,15 +279,18 @@ def _fit(
     def losses_of(batch: tuple[Array, HostBatch]) -> list[Loss | None]:
         chosen, host = batch
         inputs, truth = data.inputs(host, device), targets[chosen].to(device)
-        places = map(np.flatnonzero, member[:, chosen])
-        return [loss_of(model, inputs.at(own), truth[own]) for model, own in zip(models, places, strict=True)]
+        places = (torch.from_numpy(np.flatnonzero(own)).to(device) for own in member[:, chosen])
+        return [loss_of(model, inputs, truth, own) for model, own in zip(models, places, strict=True)]
 
-    def loss_of(model: FusionClassifier, inputs: Inputs, truth: Tensor) -> Loss | None:
-        if not len(truth):
+    def loss_of(model: Classifier, inputs: Inputs, truth: Tensor, own: Tensor) -> Loss | None:
+        """Of the images at the places `own`; all are computed, as tensors of one shape in all steps are faster."""
+        if not len(own):
             return None
+        if settings.mixup:
+            inputs, truth = mixed(inputs, truth, own, model.sizes.classes, settings.mixup)
         with autocast(device, settings.autocast):
-            logits, image, brain = (values.float() for values in model(*inputs))
-        return Loss(fusion_loss(logits, truth, image, brain, weight, settings.label_smoothing), len(truth))
+            logits, image, brain = (values.float()[own] for values in model(*inputs))
+        return Loss(fusion_loss(logits, truth[own], image, brain, weight, settings.label_smoothing), len(own))
 
     def validate() -> list[float]:
         total = [0.0] * len(models)
@@ -224,18 +306,23 @@ def _fit(
         rng = generator(derived_seed(params.seed, "fusion", 0), "batches")
         return training_epochs(data.arrays, rows, settings.shuffle_buffer, settings.batch_size, load, rng, steps)
 
-    schedule = Schedule(
-        settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay, settings.ema
-    )
     return fit_together(
         models,
         len(rows),
         epochs_after,
         losses_of,
         validate,
-        schedule,
+        _schedule(settings, data, len(models)),
         f"fusion ({settings.variant})",
         _checkpoint(params, data, "training"),
+    )
+
+
+def _schedule(settings: Fusion, data: ImageData, models: int) -> Schedule:
+    if settings.variant == "dinov2_probe":
+        return dinov2_probe.schedule(settings, data.layers, models)
+    return Schedule(
+        settings.epochs, settings.batch_size, settings.lr, settings.warmup, settings.weight_decay, settings.ema
     )
 
 
@@ -269,11 +356,9 @@ def _require_classes(manifest: Manifest, labels: Array) -> None:
         raise UserError(f"train: class {name} has {counts.min()} image(s), wants 2 or more (one is held out)")
 
 
-def _show(number: int, probe: Probe, history: list[Epoch], settings: Fusion) -> None:
-    kept = best_epoch(history)
-    rows = {
-        "probe: inverse penalty chosen": f"{probe.c:g}",
-        "fusion: epoch kept": f"{kept} of {settings.epochs}",
-        "fusion: cross-entropy on the holdout": f"{history[kept - 1].validation_loss:.4f}",
-    }
+def _show(number: int, probe: Probe, kept: Kept, settings: Fusion) -> None:
+    rows = {"probe: inverse penalty chosen": f"{probe.c:g}"}
+    for name, value in kept.choice.items():
+        rows[f"{settings.variant}: {name} kept"] = f"{value}"
+    rows[f"{settings.variant}: cross-entropy on the holdout"] = f"{kept.holdout:.4f}"
     console.results(f"Fusion, {settings.variant}, seed {number}", rows)

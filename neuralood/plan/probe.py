@@ -21,15 +21,16 @@ from neuralood.base.errors import UserError
 from neuralood.base.reading import PREDICT_BATCH, HostPatches
 from neuralood.base.store import Array
 from neuralood.base.training import Schedule, fit
-from neuralood.config import Cache, Params
+from neuralood.config import BASELINES, Cache, Params
 from neuralood.data.fmri import read_measured, vertices_of
 from neuralood.data.manifest import UNLABELLED, Manifest
 from neuralood.data.rois import ROI_NAMES
 from neuralood.encoder.form import Form, form_of
 from neuralood.encoder.model import RoiEncoders, RoiReadout, encoder_sizes, query_membership, roi_encoder
+from neuralood.fusion.baselines import TRAINED, LinearHead
 from neuralood.fusion.loss import fusion_loss
 from neuralood.fusion.model import FusionClassifier, FusionSizes
-from neuralood.fusion.trained import HostBatch, inputs_of
+from neuralood.fusion.trained import Classifier, HostBatch, inputs_of
 from neuralood.tokens.decode import decoded_batches
 from neuralood.tokens.extract import AUTO_BATCH_CPU, TokenEncoder
 
@@ -133,7 +134,7 @@ def encoder_speed(params: Params, shape: TokenShape, brain: Brain, device: torch
 def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, device: torch.device) -> Speed:
     """Of the fusion classifier."""
     settings = params.fusion
-    weight = 0.0 if settings.variant == "brain_only" else settings.pcc_weight
+    weight = 0.0 if settings.variant in ("brain_only", *BASELINES) else settings.pcc_weight
     vertices = brain.membership.shape[1]
     encoder, form = None, Form("vertices", vertices, vertices)
     if params.synthesis.store != "vertices":
@@ -155,7 +156,7 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
         dropout=settings.dropout,
         token_dropout=settings.token_dropout,
     )
-    model = FusionClassifier(sizes, brain.chosen, own).to(device)
+    model = _classifier(sizes, brain, own).to(device)
 
     def sample(images: int) -> tuple[HostBatch, Tensor]:
         cls, kept = torch.randn(images, shape.cls_width), torch.randn(images, form.width) if form.width else None
@@ -171,6 +172,13 @@ def fusion_speed(params: Params, shape: TokenShape, brain: Brain, classes: int, 
         return fusion_loss(output.logits, batch[1].to(device), output.image, output.brain, weight)
 
     return _speed(model, params, shape, settings.batch_size, sample, predict, loss_of)
+
+
+def _classifier(sizes: FusionSizes, brain: Brain, own: RoiEncoders | None) -> Classifier:
+    """A classifier of the variant; of baselines that are linear or compare images, a linear head."""
+    if sizes.variant not in BASELINES:
+        return FusionClassifier(sizes, brain.chosen, own)
+    return TRAINED[sizes.variant](sizes) if sizes.variant in TRAINED else LinearHead(sizes, sizes.patch_width)
 
 
 def expand_seconds(params: Params, vertices: int, device: torch.device) -> float:

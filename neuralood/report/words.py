@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuralood import config
+
 EXISTS = "built so that the effect exists; it tests the pipeline and its controls, not the brain."
 
 CONTROLS = {
@@ -17,6 +19,12 @@ VARIANTS = {
     "concat": "concat (no cross-attention)",
     "image_only": "image_only (the same network, never trained on fMRI)",
     "brain_only": "brain_only (reads predicted fMRI only)",
+    "dinov2_probe": "dinov2_probe (linear probe by DINOv2's recipe)",
+    "knn": "knn (nearest neighbours)",
+    "attentive": "attentive (one learned query looks at the patches)",
+    "mlp": "mlp (as many parameters as bmfl)",
+    "probe_ensemble": "probe_ensemble (mean of two linear probes)",
+    "wise": "wise (weights between class means and linear probe)",
 }
 
 
@@ -78,6 +86,8 @@ def own_control(control: str, variant: str) -> str | None:
     """A sentence where the run is itself a control."""
     if variant == "image_only":
         return "This run is itself a control (fusion.variant = image_only): its fusion never saw fMRI."
+    if variant in config.BASELINES:
+        return f"This run is a baseline (fusion.variant = {variant}): what is called fusion reads image tokens alone."
     if control != "none":
         return f"This run is itself a control (encoder.control = {CONTROLS.get(control, control)})."
     return None
