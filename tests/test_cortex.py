@@ -102,8 +102,9 @@ def test_the_map_is_drawn_and_counts_what_it_draws(placed):
         drawn += len(flat & set(vertex[hemi == side].tolist()))
     assert 6000 < drawn < 8000
     assert f"{drawn:,} of the 120,000 vertices" in html
-    assert "<image" in charts["cortex"]
-    assert ">V1<" in charts["cortex"]
+    assert "<image" in charts["cortex"].svg
+    assert ">V1<" in charts["cortex"].svg
+    assert len(charts["cortex"].rows) == drawn
     again = {}
     cortex(placed, again)
     assert again == charts

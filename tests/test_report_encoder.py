@@ -158,7 +158,7 @@ def test_a_subject_without_high_rois_has_the_others_drawn(scores):
     one = ood_set(0.5, 0.1, 0.6)
     del one["groups"]["high"], one["photo"]["groups"]["high"]
     html, charts = page_of(scores, {"sketch": one})
-    assert "high" not in charts["encoder_ood"]
+    assert "high" not in charts["encoder_ood"].svg
     assert rows_of(html)[-1][2:6] == ["0.510", "0.610", "", ""]
 
 

@@ -21,6 +21,7 @@ CLASSIFICATION_METRICS = METRICS / "classification.json"
 ROBUSTNESS_METRICS = METRICS / "robustness.json"
 STUDY_METRICS = METRICS / "study.json"
 REPORT = METRICS / "report.html"
+REPORT_TWIN = METRICS / "report.md"
 PLOTS = METRICS / "plots"
 
 DATA_ROOT_VARIABLE = "NEURALOOD_DATA"

@@ -1,9 +1,10 @@
-"""The report's charts as SVG: dots with intervals, and training curves; the style of all of them."""
+"""The report's charts as SVG with their numbers: dots with intervals, training curves; the style of all of them."""
 
+import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +48,34 @@ STYLE = {
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
+Cell = str | float | None
+"""What a chart's table of numbers holds; None, or NaN, leaves a cell empty."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure as SVG, and the numbers that it draws: names of columns, rows of cells."""
+
+    svg: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    @property
+    def csv(self) -> str:
+        """The numbers as CSV, to six digits."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_digits(cell) for cell in row] for row in self.rows)
+        return buffer.getvalue()
+
+
+def _digits(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return cell
+    return "" if cell is None or math.isnan(cell) else f"{cell:.6g}"
+
+
 @dataclass(frozen=True)
 class Dots:
     """One model's value in each row, with its interval where there is one; NaN leaves a row out."""
@@ -60,61 +89,71 @@ class Dots:
     size: float = 5.5
 
 
-def accuracy_chart(labels: Sequence[str], linear: Dots, fusion: Dots) -> str:
+def dots_chart(figure: Figure, labels: Sequence[str], series: Sequence[Dots]) -> Chart:
+    """A drawn figure of dots with its numbers: one row for each value that is known."""
+    rows: list[tuple[Cell, ...]] = []
+    for dots in series:
+        ends = dots.intervals or [(math.nan, math.nan)] * len(labels)
+        known = zip(labels, dots.values, ends, strict=True)
+        rows += [(label, dots.name, value, *end) for label, value, end in known if not math.isnan(value)]
+    return Chart(svg_of(figure), ("row", "series", "value", "low", "high"), tuple(rows))
+
+
+def accuracy_chart(labels: Sequence[str], linear: Dots, fusion: Dots) -> Chart:
     """Top-1 of both models in each set, the two a little apart."""
     with style():
-        figure, axes = _rows(labels, 0.34)
+        figure, axes = row_axes(labels, 0.34)
         for dots, shift in ((linear, -0.14), (fusion, 0.14)):
-            _draw(axes, dots, shift)
+            draw_dots(axes, dots, shift)
         axes.set(xlim=(-2, 102), xlabel="top-1 accuracy, %")
         figure.legend(loc="outside upper left", ncols=2)
-        return svg_of(figure)
+        return dots_chart(figure, labels, (linear, fusion))
 
 
-def gain_chart(labels: Sequence[str], gain: Dots) -> str:
+def gain_chart(labels: Sequence[str], gain: Dots) -> Chart:
     """Fusion minus linear in each set, against a line at 0."""
     with style():
-        figure, axes = _rows(labels, 0.34)
+        figure, axes = row_axes(labels, 0.34)
         axes.axvline(0, color=INK, linewidth=1)
-        _draw(axes, gain, 0.0)
+        draw_dots(axes, gain, 0.0)
         axes.margins(x=0.08)
         axes.set(xlabel="percentage points (right of 0: fusion better)")
         figure.legend(loc="outside upper left")
-        return svg_of(figure)
+        return dots_chart(figure, labels, (gain,))
 
 
 def roi_chart(
     labels: Sequence[str], ceiling: Dots | None, model: Dots, baselines: Sequence[Dots], ends: tuple[float, float]
-) -> str:
+) -> Chart:
     """Correlation in each ROI of one hemisphere: the encoder in the upper half of a row, baselines in the lower."""
     with style():
-        figure, axes = _rows(labels, 0.3)
+        figure, axes = row_axes(labels, 0.3)
         if ceiling is not None:
-            _draw(axes, ceiling, 0.0)
+            draw_dots(axes, ceiling, 0.0)
         for dots in baselines:
-            _draw(axes, dots, 0.2)
-        _draw(axes, model, -0.15 if baselines else 0.0)
+            draw_dots(axes, dots, 0.2)
+        draw_dots(axes, model, -0.15 if baselines else 0.0)
         axes.set(xlim=ends, xlabel="Pearson r")
         figure.legend(loc="outside upper left", ncols=3)
-        return svg_of(figure)
+        return dots_chart(figure, labels, (*([ceiling] if ceiling else []), model, *baselines))
 
 
-def ood_chart(labels: Sequence[str], pairs: Sequence[tuple[Dots, Dots]]) -> str:
+def ood_chart(labels: Sequence[str], pairs: Sequence[tuple[Dots, Dots]]) -> Chart:
     """Correlation in each set: for each group of vertices that of photos and that of the set, joined by a line."""
     with style():
-        figure, axes = _rows(labels, 0.34)
+        figure, axes = row_axes(labels, 0.34)
         for (photos, own), shift in zip(pairs, (-0.14, 0.14), strict=False):
             rows = [row + shift for row in range(len(labels))]
             axes.hlines(rows, photos.values, own.values, color=own.colour, linewidth=1.8, alpha=0.6)
             for dots in (photos, own):
-                _draw(axes, dots, shift)
+                draw_dots(axes, dots, shift)
         axes.margins(x=0.08)
         axes.set(xlabel="Pearson r, median over vertices")
         figure.legend(loc="outside upper left", ncols=2)
-        return svg_of(figure)
+        return dots_chart(figure, labels, [dots for pair in pairs for dots in pair])
 
 
-def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: Iterable[int]) -> str:
+def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, kept: Sequence[int]) -> Chart:
     """Training and validation loss, one pair of lines a curve; a ring marks the epoch kept."""
     with style():
         figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
@@ -134,7 +173,12 @@ def curve_chart(curves: Sequence[Sequence[Epoch]], train: str, validation: str, 
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="epoch", ylabel="loss")
         figure.legend(loc="outside upper left", ncols=2)
-        return svg_of(figure)
+        rows = tuple(
+            (number, one.epoch, one.train_loss, one.validation_loss, int(one.epoch == epoch))
+            for number, (curve, epoch) in enumerate(zip(curves, kept, strict=True))
+            for one in curve
+        )
+        return Chart(svg_of(figure), ("curve", "epoch", train, validation, "kept"), rows)
 
 
 def inline(svg: str, name: str, alt: str) -> str:
@@ -164,7 +208,7 @@ def svg_of(figure: Figure) -> str:
     return re.sub(r"[ \t]+\n", "\n", buffer.getvalue())
 
 
-def _rows(labels: Sequence[str], height: float) -> tuple[Figure, Axes]:
+def row_axes(labels: Sequence[str], height: float) -> tuple[Figure, Axes]:
     """Axes with one labelled row for each name, the first on top."""
     figure = Figure(figsize=(WIDTH, 0.85 + height * len(labels)), layout="constrained")
     axes = figure.add_subplot()
@@ -173,7 +217,8 @@ def _rows(labels: Sequence[str], height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw(axes: Axes, dots: Dots, shift: float) -> None:
+def draw_dots(axes: Axes, dots: Dots, shift: float) -> None:
+    """One series, each value in its row moved down by `shift` rows."""
     shown = [row for row, value in enumerate(dots.values) if not math.isnan(value)]
     if dots.intervals is not None:
         low, high = zip(*(dots.intervals[row] for row in shown), strict=True)

@@ -20,16 +20,9 @@ def contact_sheets(params: Params) -> str:
     """One sheet for each source of made sets: a row of images evenly spread over it, then a row a made set."""
     sources = sorted({made.source for made in params.made.values()})
     columns = max(2, min(MOST_COLUMNS, MOST_PICTURES // (len(sources) + len(params.made))))
-    return "".join(
-        [
-            page.text("h2", "Made sets"),
-            page.text(
-                "p",
-                "Chosen by rule, not by hand: images evenly spread over the source; below each, what was made of it.",
-            ),
-            *(_sheet(source, params, columns) for source in sources),
-        ]
-    )
+    rule = "Chosen by rule, not by hand: images evenly spread over the source; below each, what was made of it."
+    sheets = (_sheet(source, params, columns) for source in sources)
+    return page.element("section", page.text("h2", "Made sets"), page.text("p", rule), *sheets, cls="pictures")
 
 
 def _sheet(source: str, params: Params, columns: int) -> str:

@@ -22,7 +22,7 @@ from neuralood.base.store import Array, open_store
 from neuralood.data.rois import ROI_FAMILIES, ROI_NAMES
 from neuralood.encoder.trained import WEIGHTS
 from neuralood.report import page
-from neuralood.report.charts import PAGE_WIDTH, style, svg_of
+from neuralood.report.charts import PAGE_WIDTH, Chart, style, svg_of
 from neuralood.report.figures import Charts, chart
 from neuralood.report.outputs import Outputs
 
@@ -126,7 +126,7 @@ def flat_patch(side: str) -> Flat:
     return Flat(mesh.coordinates[:, :2], mesh.faces, load_surf_data(files[f"sulc_{side}"]))
 
 
-def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[dict[str, Array]]) -> str:
+def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[dict[str, Array]]) -> Chart:
     """r (N, NaN where unknown) on the patches of both hemispheres, with borders of ROIs (N bool)."""
     r = np.concatenate(maps)
     scale = Normalize(0, np.nanmax(r, initial=0.1))
@@ -141,7 +141,12 @@ def cortex_chart(patches: list[Flat], maps: list[Array], outlines: list[dict[str
             axes.set(title=f"{name} hemisphere", aspect="equal")
             axes.set_axis_off()
         figure.colorbar(ScalarMappable(scale, "viridis"), ax=list(both), label="Pearson r", shrink=0.7, extend=below)
-        return svg_of(figure)
+        rows = tuple(
+            (side, int(vertex), float(values[vertex]))
+            for side, patch, values in zip(SIDES, patches, maps, strict=True)
+            for vertex in np.flatnonzero(patch.in_plane & ~np.isnan(values))
+        )
+        return Chart(svg_of(figure), ("hemisphere", "fsaverage vertex", "Pearson r"), rows)
 
 
 def _draw_patch(axes: Axes, patch: Flat, values: Array, scale: Normalize) -> None:

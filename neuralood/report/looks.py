@@ -14,7 +14,7 @@ from neuralood.report import page
 from neuralood.report.attention import REST, Attention, read_attention, spread
 from neuralood.report.figures import Charts, chart
 from neuralood.report.outputs import Outputs
-from neuralood.report.pictures import heat_tile, model_view, open_picture, strip
+from neuralood.report.pictures import MOST_HEAT, heat_tile, model_view, open_picture, strip
 from neuralood.report.retinotopy import Look, compare, retinotopy_chart
 
 SIDES = {"lh": "left hemisphere (lh)", "rh": "right hemisphere (rh)"}
@@ -22,8 +22,6 @@ EXAMPLES = 4
 """Images on which every query is shown."""
 AVERAGED = 64
 """Images over which attention is averaged to compare it with receptive fields."""
-MOST_HEAT = 4.0
-"""Attention, relative to an even spread, that is drawn at full strength at the most."""
 
 
 def attention(outputs: Outputs, params: Params, charts: Charts) -> str:

@@ -32,6 +32,11 @@ class Outputs:
     encoder: dict[str, Any]
     encoder_ood: dict[str, Any]
     encoder_record: dict[str, Any]
+    study: dict[str, Any]
+    """{} where `neuralood study` was never run."""
+    robustness: dict[str, Any]
+    humans: dict[str, Any]
+    geometry: dict[str, Any]
     sets: tuple[SetResult, ...]
 
     @property
@@ -53,8 +58,12 @@ def read_outputs(params: Params) -> Outputs:
     return Outputs(
         classification=classification,
         encoder=read_json(paths.ENCODER_METRICS),
-        encoder_ood=read_json(paths.ENCODER_OOD_METRICS) if paths.ENCODER_OOD_METRICS.exists() else {},
+        encoder_ood=_if_there("encoder_ood"),
         encoder_record=read_json(paths.ENCODER / ENCODER_RECORD),
+        study=_if_there("study"),
+        robustness=_if_there("robustness"),
+        humans=_if_there("humans"),
+        geometry=_if_there("geometry"),
         sets=tuple(_read_set(name, params.sets[name].role, cells[name]) for name in names),
     )
 
@@ -65,6 +74,12 @@ def read_curve(file: Path) -> list[Epoch]:
         return []
     rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:]]
     return [Epoch(int(epoch), float(train), float(validation)) for epoch, train, validation in rows]
+
+
+def _if_there(name: str) -> dict[str, Any]:
+    """metrics/NAME.json; {} where there is no such file."""
+    file = paths.METRICS / f"{name}.json"
+    return read_json(file) if file.exists() else {}
 
 
 def _read_set(name: str, role: str, cell: dict[str, Any]) -> SetResult:

@@ -5,9 +5,9 @@ from html import escape
 
 CSS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #222831; --soft: #5b6570; --line: #d9dee4; --wash: #f4f6f8;
-  --right: #0b7ac4; --wrong: #b4481d; --alarm: #ffd54a; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15191e; --ink: #e4e8ec; --soft: #a3adb8; --line: #363e47;
-  --wash: #1e242b; --right: #5bb3ee; --wrong: #f0935f; } }
+  --right: #0a6db0; --wrong: #b4481d; --alarm: #ffd54a; }
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #15191e; --ink: #e4e8ec; --soft: #a3adb8;
+  --line: #363e47; --wash: #1e242b; --right: #5bb3ee; --wrong: #f0935f; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1120px; padding: 24px 20px 64px; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -48,6 +48,24 @@ tr.total td { font-weight: 700; }
 .strips img { display: block; height: 68px; }
 dl.terms { display: grid; grid-template-columns: minmax(90px, 170px) 1fr; gap: 6px 16px; max-width: 90ch; }
 dl.terms dt { font-weight: 600; } dl.terms dd { margin: 0; overflow-wrap: anywhere; }
+figcaption small { display: block; font-size: .75rem; }
+.looked { grid-template-columns: repeat(auto-fill, minmax(316px, 1fr)); }
+.looked img { width: auto; max-width: 100%; }
+@media print {
+  @page { margin: 14mm; }
+  :root { color-scheme: light; font-size: 12px; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  h2 { margin-top: 24px; }
+  .banner, .facts, .card { background: none; border: 1px solid #000; }
+  figure, .charts, tr, h1, h2, h3, .card, .banner, .facts, .lead, dl.terms dd { break-inside: avoid; }
+  h1, h2, h3, thead, tr:nth-child(-n+2), p:has(+ .wide), p:has(+ .charts) { break-after: avoid; }
+  p { orphans: 3; widows: 3; }
+  .wide { overflow: visible; } th, td { font-size: 7.5pt; padding-right: 8px; } td:last-child { white-space: normal; }
+  .charts > * { flex-basis: 44%; } .strips img { height: 40px; }
+  .cards { grid-template-columns: repeat(6, 1fr); gap: 6px; } .looked { grid-template-columns: repeat(3, 1fr); }
+  .card { padding: 6px; font-size: 7.5pt; } .card img, .gone { width: 72px; height: 72px; }
+  .looked img { width: 100%; height: auto; }
+}
 """
 
 
@@ -67,9 +85,12 @@ def image(uri: str, alt: str) -> str:
     return f'<img src="{uri}" alt="{escape(alt)}">'
 
 
-def figure(content: str, caption: str) -> str:
-    """HTML with its caption."""
-    return element("figure", content, text("figcaption", caption))
+def figure(content: str, caption: str, name: str | None = None) -> str:
+    """HTML with its caption; `name` is that of the chart which it is: its files are named."""
+    if name is None:
+        return element("figure", content, text("figcaption", caption))
+    files = text("small", f" plots/{name}.svg, {name}.csv")
+    return f'<figure id="{name}">{content}{element("figcaption", escape(caption), files)}</figure>'
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: int | None = None) -> str:

@@ -21,6 +21,9 @@ GAP = 4
 
 QUALITY = 85
 
+MOST_HEAT = 4.0
+"""Attention, relative to an even spread, that is drawn at full strength at the most."""
+
 
 def open_picture(file: Path) -> Image.Image | None:
     """The image, or None where it is gone from this machine or cannot be read."""

@@ -1,6 +1,6 @@
 """Does attention find the simulated visual field? Each early ROI of the simulated subject sees a part of the image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from neuralood.base.store import Array
 from neuralood.demo.brain import field_part
 from neuralood.report.attention import Attention
-from neuralood.report.charts import FUSION, LINEAR, PAGE_WIDTH, style, svg_of
+from neuralood.report.charts import FUSION, LINEAR, PAGE_WIDTH, Cell, Chart, style, svg_of
 
 Ends = tuple[float, float]
 
@@ -51,16 +51,13 @@ class Look:
 
 
 def compare(looks: Attention, fields: Mapping[str, Array]) -> list[Look]:
-    """Attention of the early ROIs' queries against receptive fields (`demo.brain.early_fields`), in its order.
-
-    A patch lies where its centre does in the whole image, of which the encoder sees the middle.
-    """
+    """Attention of the early ROIs' queries against receptive fields (`demo.brain.early_fields`), in its order."""
     found = []
     for name, centres in fields.items():
         if name not in looks.names:
             continue
         relative = looks.relative[:, looks.names.index(name)].mean(axis=0)
-        y, x = (looks.crop_pct * ((np.arange(count) + 0.5) / count - 0.5) + 0.5 for count in relative.shape)
+        y, x = (patch_places(count, looks.crop_pct) for count in relative.shape)
         share = relative / relative.sum()
         part = field_part(name)
         inside = np.outer((part[1][0] < y) & (y < part[1][1]), (part[0][0] < x) & (x < part[0][1]))
@@ -78,7 +75,7 @@ def compare(looks: Attention, fields: Mapping[str, Array]) -> list[Look]:
     return found
 
 
-def retinotopy_chart(looks: Sequence[Look], crop_pct: float) -> str:
+def retinotopy_chart(looks: Sequence[Look], crop_pct: float) -> Chart:
     """Attention of each query over the image, the ROI's part of the visual field, and both centres."""
     regions = list(dict.fromkeys(look.name.split(".", 1)[1] for look in looks))
     sides = list(dict.fromkeys(look.name.split(".", 1)[0] for look in looks))
@@ -98,7 +95,23 @@ def retinotopy_chart(looks: Sequence[Look], crop_pct: float) -> str:
             _draw_places(axes, look)
         figure.colorbar(shown, ax=list(panels.flat), label="attention, 1 = spread evenly", shrink=0.8)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=3)
-        return svg_of(figure)
+        rows = tuple(row for look in looks for row in _numbers(look, crop_pct))
+        return Chart(svg_of(figure), ("query", "mark", "x", "y", "attention"), rows)
+
+
+def _numbers(look: Look, crop_pct: float) -> Iterator[tuple[Cell, ...]]:
+    """Both centres, and the attention of each patch at its place in the image."""
+    yield (look.name, "centre of its fields", *look.field_centre, None)
+    yield (look.name, "centre of attention", *look.centre, None)
+    y, x = (patch_places(count, crop_pct) for count in look.relative.shape)
+    for (row, column), value in np.ndenumerate(look.relative):
+        yield (look.name, "patch", float(x[column]), float(y[row]), float(value))
+
+
+def patch_places(count: int, crop_pct: float) -> Array:
+    """Centres of so many patches along a side of the whole image, of which the encoder sees the middle."""
+    places: Array = crop_pct * ((np.arange(count) + 0.5) / count - 0.5) + 0.5
+    return places
 
 
 def _draw_places(axes: Axes, look: Look) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from neuralood.base import paths
 from neuralood.base.seeding import generator
-from neuralood.base.store import open_store
 from neuralood.base.training import best_epoch
 from neuralood.config import Params
 from neuralood.data.imagenet.wnids import spoken
@@ -30,8 +29,9 @@ def headline(outputs: Outputs) -> str:
     """What was run, what came out, and what that does not show."""
     run = outputs.classification
     simulated = words.banner(outputs.fmri_simulated, outputs.simulated_sets, [one.name for one in outputs.sets])
-    first, *others = words.verdicts(run) or ["No set was scored."]
-    control = words.own_control(run["control"], run["variant"])
+    verdict = outputs.study["verdict"]["text"] if outputs.study else words.NO_STUDY
+    first, stop, more = verdict.partition(". ")
+    warnings = (words.of_another(outputs.study, run), words.own_control(run["control"], run["variant"]))
     facts = {
         "Backbone": run["backbone"],
         "fMRI": f"{run['fmri']}, {outputs.encoder['subject']}",
@@ -43,11 +43,11 @@ def headline(outputs: Outputs) -> str:
     return "".join(
         [
             page.text("div", simulated, cls="banner") if simulated else "",
-            page.text("h1", "Brain-machine fusion against a linear probe"),
-            page.text("p", first, cls="lead"),
-            *(page.text("p", sentence) for sentence in others),
-            page.text("p", control, cls="lead") if control else "",
-            words.CONTROL_NOTE,
+            page.text("h1", "Brain-machine fusion: is the brain the reason?"),
+            page.text("p", first + stop.rstrip(), cls="lead"),
+            page.text("p", more) if more else "",
+            *(page.text("p", warning, cls="lead") for warning in warnings if warning),
+            *(page.text("p", sentence) for sentence in words.verdicts(run) or ["No set was scored."]),
             page.terms(facts, "facts"),
         ]
     )
@@ -76,7 +76,7 @@ def accuracy(outputs: Outputs, params: Params, charts: Charts) -> str:
     of_mean = " (of the mean: bootstrap)" if mean is not None else ""
     return "".join(
         [
-            page.text("h2", "Accuracy"),
+            page.text("h2", "Accuracy of this run"),
             chart_row(
                 charts,
                 {
@@ -101,18 +101,13 @@ def wilson(one: SetResult, model: str) -> tuple[float, float]:
 def samples(outputs: Outputs) -> str:
     """A few images of each set, first of all some where the models differ."""
     limit = max(2, min(6, MOST_CARDS // max(1, len(outputs.sets))))
-    return "".join(
-        [
-            page.text("h2", "Sample images"),
-            page.text(
-                "p",
-                "Chosen by rule, not by hand: in turn from the images that only fusion, only linear, both and neither "
-                "get right, evenly spread over the set. They show kinds of cases; how often each occurs is counted "
-                "beside the set's name (first seed).",
-            ),
-            *(_sample_row(one, limit) for one in outputs.sets),
-        ]
+    rule = (
+        "Chosen by rule, not by hand: in turn from the images that only fusion, only linear, both and neither get "
+        "right, evenly spread over the set. They show kinds of cases; how often each occurs is counted beside the "
+        "set's name (first seed)."
     )
+    rows = (_sample_row(one, limit) for one in outputs.sets)
+    return page.element("section", page.text("h2", "Sample images"), page.text("p", rule), *rows, cls="pictures")
 
 
 def training(outputs: Outputs, charts: Charts) -> str:
@@ -130,38 +125,15 @@ def training(outputs: Outputs, charts: Charts) -> str:
     curves = [curve for curve in map(read_curve, files) if curve]
     if curves:
         charts["fusion_curve"] = curve_chart(
-            curves, "train (with the correlation term)", "holdout (cross-entropy)", map(best_epoch, curves)
+            curves,
+            "train (with the correlation term)",
+            "holdout (cross-entropy)",
+            [best_epoch(curve) for curve in curves],
         )
         captions["fusion_curve"] = "Fusion, one pair of lines a seed: loss by epoch; the ring is the epoch kept."
     else:
         notes.append(page.text("p", "No training curve of fusion was found.", cls="note"))
     return page.text("h2", "Training") + chart_row(charts, captions) + "".join(notes)
-
-
-def provenance(outputs: Outputs, params: Params) -> str:
-    """What each number means, and what the run was made of."""
-    tokens, run = open_store(paths.tokens("val")).attributes, outputs.classification
-    rows, columns = tokens["grid"]
-    rois = params.fusion.rois if isinstance(params.fusion.rois, str) else ", ".join(params.fusion.rois)
-    sizes = (f"{one.name} {len(one.manifest):,}" for one in outputs.sets)
-    made_of = {
-        "backbone": f"{run['backbone']}, {tokens['features']} of layer {', '.join(map(str, tokens['layers']))}",
-        "weights": f"SHA-256 {tokens['weights'][:12]}",
-        "patch tokens": f"{rows} x {columns}, images of {tokens['preprocessing']['image_size']} px",
-        "fMRI": f"{run['fmri']}, {outputs.encoder['subject']}, {outputs.encoder['n_vertices']:,} vertices",
-        "ROIs that fusion reads": rois,
-        "images": ", ".join(sizes),
-        "trained numbers": ", ".join(f"{name} {count:,}" for name, count in run["parameters"].items()),
-        "seed": str(params.seed),
-    }
-    return "".join(
-        [
-            page.text("h2", "What each number means"),
-            page.terms(words.TERMS, "terms"),
-            page.text("h2", "What the run was made of"),
-            page.terms(made_of, "terms"),
-        ]
-    )
 
 
 def _mean_interval(outputs: Outputs, params: Params, model: str) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """The sentences of the report that depend on the numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuralood import config
@@ -93,11 +93,18 @@ def own_control(control: str, variant: str) -> str | None:
     return None
 
 
-CONTROL_NOTE = (
-    "<p>Beating the linear probe is no evidence that the brain helps: the comparison with the controls decides "
-    "(<code>dvc exp run -S encoder.control=shuffled</code>, or <code>untrained</code>, <code>features</code>; "
-    "<code>dvc exp run -S fusion.variant=image_only</code>).</p>"
+NO_STUDY = (
+    "No study yet: a gain over the linear probe is no evidence that the brain helps. "
+    "Run `neuralood study`, which compares with the controls, then write the page again."
 )
+
+
+def of_another(study: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
+    """A sentence where the study that is there is not of this run's backbone."""
+    if study and study["backbone"] != run["backbone"]:
+        return f"The study is of another backbone, {study['backbone']}: run `neuralood study` again."
+    return None
+
 
 EXTRA = (
     "Top-1 above is among the classes that a set has. Among all training classes it is the share of images whose true "
