@@ -35,7 +35,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood", "probe"]
 FMRI_ROLES = ("fmri", "fmri_ood", "fmri_more")
 """Roles of images with measured fMRI, which have no labels."""
-PREDICTED_ROLES = ("train", "val", "ood", "probe")
+PREDICTED_ROLES: tuple[Role, ...] = ("train", "val", "ood", "probe")
 """Roles of images whose fMRI is predicted."""
 Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
 HighRois = Literal["shape", "texture", "noise"]
