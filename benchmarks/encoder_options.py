@@ -41,10 +41,11 @@ from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, prepare_fmri,
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
 from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk, encoder_sizes, query_membership
-from neuralood.encoder.resampling import draw_counts, interval, resampled_means
+from neuralood.encoder.resampling import draw_counts, resampled_means
 from neuralood.encoder.scores import pearson_columns
 from neuralood.encoder.train import side_by_side
 from neuralood.encoder.viewers import shared_membership
+from neuralood.statistics import percentile_interval
 from stages.cache_tokens import main as cache_tokens
 
 HERE = Path(__file__).resolve().parent
@@ -305,7 +306,7 @@ def compare(params: Params, world: World, predictions: dict[str, Array]) -> Reco
             group: {
                 "r": rounded(r[inside].mean()),
                 "gain": rounded((r - base)[inside].mean()),
-                "interval": [rounded(one) for one in interval(drawn[0, :, column] - drawn[1, :, column])],
+                "interval": [rounded(one) for one in percentile_interval(drawn[0, :, column] - drawn[1, :, column])],
             }
             for column, (group, inside) in enumerate(zip(("all", "early", "high"), members, strict=True))
         }

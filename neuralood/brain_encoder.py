@@ -7,7 +7,7 @@ fmri = encoder.predict("photos")
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from neuralood.backbone import FrozenBackbone, Preprocessing, load_backbone
-from neuralood.base import console, paths
-from neuralood.base.device import autocast, choose_device
+from neuralood.backbone import Preprocessing
+from neuralood.base import console
+from neuralood.base.device import choose_device
 from neuralood.base.errors import UserError
-from neuralood.base.reading import HostPatches, groups_of, read_ahead
+from neuralood.base.reading import groups_of, read_ahead
 from neuralood.base.records import read_json
 from neuralood.base.store import Array
-from neuralood.config import Cache
-from neuralood.data.images import EXTENSIONS, read_image, rgb_image
+from neuralood.data.images import read_image
 from neuralood.encoder.exported import read_exported
-from neuralood.encoder.trained import IMAGES, RECIPE, RECORD, EncoderModel, load_encoder
-from neuralood.tokens.cache import provenance
-from neuralood.tokens.extract import stored_form
-
-ImageSource = str | Path | Image.Image
-"""An image file, a folder of them, or a PIL image."""
-
-BATCH = 32
-"""Images in a forward pass."""
-
-REMEDY = "replace it, or leave it out"
+from neuralood.encoder.trained import IMAGES, RECORD, EncoderModel, load_encoder
+from neuralood.given_images import REMEDY, ImageSource, decodable, each_image, listed
+from neuralood.vision import BATCH, Vision, load_vision
 
 
 class BrainEncoder:
@@ -63,9 +54,9 @@ class BrainEncoder:
     """`none`, or what the encoder is a control for."""
 
     def __init__(
-        self, model: EncoderModel, record: dict[str, Any], device: torch.device, backbone: FrozenBackbone | None
+        self, model: EncoderModel, record: dict[str, Any], device: torch.device, vision: Vision | None
     ) -> None:
-        """`record` is its encoder.json; `backbone` makes the tokens of an encoder that reads tokens."""
+        """`record` is its encoder.json; `vision` makes the tokens of an encoder that reads tokens."""
         self.model = model.to(device)
         self.hemi = np.array(record["hemi"], np.int8)
         self.roi_names = tuple(record["roi_names"])
@@ -74,9 +65,8 @@ class BrainEncoder:
         self.fsaverage_vertex = None if places is None else np.array(places, np.int32)
         self.subject, self.trained_on, self.control = record["subject"], record["trained_on"], record["control"]
         self._device = device
-        self._backbone = None if backbone is None else backbone.to(device)
-        self._settings = None if backbone is None else _settings(record)
-        preprocessing = Preprocessing(**record["preprocessing"]) if backbone is None else backbone.preprocessing
+        self._vision = vision
+        preprocessing = Preprocessing(**record["preprocessing"]) if vision is None else vision.preprocessing
         self._see = preprocessing.transform()
 
     @classmethod
@@ -91,8 +81,8 @@ class BrainEncoder:
         """
         folder, chosen = Path(path), choose_device(device, "device")
         model, record = _read(folder)
-        backbone = None if record["reads"] == IMAGES else _load_backbone(folder, record, weights)
-        encoder = cls(model, record, chosen, backbone)
+        vision = None if record["reads"] == IMAGES else load_vision(folder, record, weights, chosen)
+        encoder = cls(model, record, chosen, vision)
         if encoder.trained_on == "simulated" or encoder.control != "none":
             console.warn(f"{folder} is simulated, or a control: {encoder!r}")
         return encoder
@@ -125,16 +115,16 @@ class BrainEncoder:
 
         Few images are in memory at a time. Raises UserError as `predict` does.
         """
-        for _, pixels in read_ahead(self._pixels, groups_of(_decodable(_each(images)), BATCH)):
+        for _, pixels in read_ahead(self._pixels, groups_of(decodable(each_image(images)), BATCH)):
             yield self._fmri(pixels)
 
     def _gathered(
         self, images: ImageSource | Iterable[ImageSource], keep: Callable[[Array], Array], width: int
     ) -> Array:
         """What `keep` keeps of each batch of predicted fMRI, I `width`."""
-        listed = list(_each(images)) if isinstance(images, (Sized, Path, Image.Image)) else images
-        total = math.ceil(len(listed) / BATCH) if isinstance(listed, list) else None
-        batches = console.track(self.stream(listed), "predicted fMRI (batches)", total)
+        given, count = listed(images)
+        total = None if count is None else math.ceil(count / BATCH)
+        batches = console.track(self.stream(given), "predicted fMRI (batches)", total)
         return np.concatenate([np.empty((0, width), np.float32), *map(keep, batches)])
 
     def _pixels(self, images: list[Path | Image.Image]) -> Tensor:
@@ -145,17 +135,9 @@ class BrainEncoder:
     @torch.inference_mode()
     def _fmri(self, pixels: Tensor) -> Array:
         """pixels B 3 H W -> predicted fMRI B V."""
-        fmri: Array = self.model(self._seen(pixels.to(self._device))).float().cpu().numpy()
+        seen = pixels.to(self._device) if self._vision is None else self._vision.tokens(pixels).patches
+        fmri: Array = self.model(seen).float().cpu().numpy()
         return fmri
-
-    def _seen(self, pixels: Tensor) -> Tensor:
-        """pixels B 3 H W as the model wants them: as they are, or as tokens B N (L D), rounded as a store has them."""
-        if self._backbone is None or self._settings is None:
-            return pixels
-        with autocast(self._device, self._settings.autocast):
-            cls, patches = self._backbone.tokens(pixels)
-        stored = stored_form(cls, patches, self._backbone.shape.grid, self._settings)
-        return HostPatches(stored["patches"], stored.get("patches_scale")).on(self._device)
 
 
 def _read(folder: Path) -> tuple[EncoderModel, dict[str, Any]]:
@@ -168,75 +150,3 @@ def _read(folder: Path) -> tuple[EncoderModel, dict[str, Any]]:
     if "format" in read_json(folder / RECORD):
         return read_exported(folder)[:2]
     return load_encoder(folder)
-
-
-def _settings(record: dict[str, Any]) -> Cache:
-    """How tokens are made and rounded."""
-    extraction = record["extraction"]
-    return Cache(
-        dtype=extraction["dtype"],
-        pool=record["tokens"]["pool"],
-        autocast=extraction["autocast"],
-        compile=False,
-        batch_size=BATCH,
-        chunk=BATCH,
-    )
-
-
-def _load_backbone(folder: Path, record: dict[str, Any], weights: str | Path | None) -> FrozenBackbone:
-    """The backbone that made the encoder's tokens. Raises UserError where the one found makes others."""
-    if "extraction" not in record:
-        raise UserError(f"{folder / RECORD} does not say how tokens were rounded: train, or export, the encoder again")
-    recipe, source = record["tokens"], str(weights or record["extraction"]["weights_source"])
-    try:
-        backbone = load_backbone(
-            recipe["backbone"],
-            source,
-            image_size=recipe["preprocessing"]["image_size"],
-            crop_pct=recipe["preprocessing"]["crop_pct"],
-            layers=tuple(recipe["layers"]),
-            features=recipe["features"],
-            data_root=Path() if weights else paths.data_root(),
-        )
-    except UserError as error:
-        raise UserError(f"{error}; or name the weights of {recipe['backbone']}: load(..., weights=...)") from None
-    found = provenance(recipe["backbone"], backbone, _settings(record), dataset="")
-    differing = [key for key in RECIPE if found[key] != recipe[key]]
-    if differing == ["versions"]:
-        console.warn(f"{folder}: tokens were made by {recipe['versions']}, here are {found['versions']}")
-    elif differing:
-        raise UserError(
-            f"{source} does not make the tokens that the encoder in {folder} was trained on ({', '.join(differing)} "
-            f"differ): name the weights of {recipe['backbone']} that it was trained with, load(..., weights=...)"
-        )
-    return backbone
-
-
-def _each(images: ImageSource | Iterable[ImageSource]) -> Iterator[Any]:
-    """One by one, folders replaced by the images in them."""
-    for image in [images] if isinstance(images, (str, Path, Image.Image)) else images:
-        if isinstance(image, (str, Path)) and Path(image).is_dir():
-            yield from _images_in(Path(image))
-        else:
-            yield image
-
-
-def _images_in(folder: Path) -> list[Path]:
-    files = [file for file in folder.rglob("*") if file.suffix.lower() in EXTENSIONS and not file.name.startswith(".")]
-    if not files:
-        raise UserError(f"{folder} holds no image: name a folder with some ({', '.join(sorted(EXTENSIONS))})")
-    return sorted(files, key=str)
-
-
-def _decodable(images: Iterable[Any]) -> Iterator[Path | Image.Image]:
-    """Paths, whose files are read later, and PIL images, decoded at once: whoever lent them may close or change them.
-
-    Raises UserError that names the row of what is no image.
-    """
-    for row, image in enumerate(images):
-        if isinstance(image, Image.Image):
-            yield rgb_image(image, f"image {row}", REMEDY)
-        elif isinstance(image, (str, Path)):
-            yield Path(image)
-        else:
-            raise UserError(f"image {row} is a {type(image).__name__}: wants a path, a folder or a PIL image")

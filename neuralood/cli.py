@@ -31,6 +31,16 @@ def doctor() -> bool:
     return show_doctor(load_params(check_paths=False))
 
 
+def study(quick: str = "") -> bool:
+    """Is the gain from the brain? Every ablation and control as a DVC experiment, one table, metrics/study.json."""
+    from neuralood.study.study import study as run_study  # torch takes seconds to import
+
+    if quick not in ("", "--quick"):
+        raise UserError(f"neuralood study takes --quick or nothing, got {quick}")
+    run_study(quick=quick == "--quick")
+    return True
+
+
 def verify(path: str, *more: str) -> bool:
     """Check every byte of stores, such as data/tokens/val.zarr, against their checksums."""
     return all([_is_whole(Path(one)) for one in (path, *more)])  # a list: all of them are looked at
@@ -44,6 +54,21 @@ def export_encoder(path: str) -> bool:
     return True
 
 
+def export(path: str) -> bool:
+    """Write the trained classifiers and brain encoder, with a model card and no data, to a new folder."""
+    from neuralood.sharing.export import export_model  # torch takes seconds to import
+
+    export_model(Path(path), load_params(check_paths=False))
+    return True
+
+
+def predict(*arguments: str) -> bool:
+    """Classify images with an exported model, and predict the activity of each ROI: a table, or JSON."""
+    from neuralood.sharing.predict import predict as run  # torch takes seconds to import
+
+    return run(arguments)
+
+
 def import_berg(*arguments: str) -> bool:
     """Convert a linear model of BERG (subject 1 to 8; its files are pickles) into an encoder to import."""
     from neuralood.encoder.berg import import_berg as convert  # torch takes seconds to import
@@ -55,8 +80,11 @@ def import_berg(*arguments: str) -> bool:
 COMMANDS: dict[str, Callable[..., bool]] = {
     "doctor": doctor,
     "plan": plan,
+    "study [--quick]": study,
     "verify PATH...": verify,
     "export-encoder PATH": export_encoder,
+    "export PATH": export,
+    "predict --model PATH [--json OUT] [--weights FILE] IMAGE...": predict,
     "import-berg --trust FOLDER SUBJECT OUT": import_berg,
 }
 """Subcommands and what follows them."""

@@ -32,9 +32,11 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood"]
+Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood", "probe"]
 FMRI_ROLES = ("fmri", "fmri_ood", "fmri_more")
 """Roles of images with measured fMRI, which have no labels."""
+PREDICTED_ROLES: tuple[Role, ...] = ("train", "val", "ood", "probe")
+"""Roles of images whose fMRI is predicted."""
 Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
 HighRois = Literal["shape", "texture", "noise"]
 Control = Literal["none", "shuffled", "untrained", "features"]
@@ -51,6 +53,7 @@ SPACES = {
 """Spaces that each source of fMRI has."""
 FileFormat = Literal[
     "folders",
+    "images",
     "algonauts2023",
     "nsd",
     "nsdsynthetic",
@@ -73,7 +76,7 @@ FileFormat = Literal[
 SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
 """Formats whose reader tells the files of train and val in one folder apart by their names."""
 MEASURED_FORMATS = ("algonauts2023", "nsd")
-"""Formats of the images that a scanned person saw, and trains on; nsdsynthetic aside, all others are labelled sets."""
+"""Formats of images that a scanned person saw, and trains on; nsdsynthetic and images have no labels either."""
 SUBJECT_FORMATS = ("nsd", "nsdsynthetic")
 """Formats whose folder holds several people's data."""
 
@@ -247,6 +250,7 @@ class Encoder:
     dropout: Fraction
     positions: Literal["learned", "sine"]
     start: Literal["queries", "zeros"]
+    images: Positive | None
     epochs: Positive
     batch_size: Positive
     shuffle_buffer: Positive
@@ -308,6 +312,25 @@ class Evaluation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Geometry:
+    """One entry of `geometry`: how different the images of a set are to people, below the data root."""
+
+    dissimilarities: str
+    """An .npz file."""
+    array: str
+    """Its array: people x images x images, or people x sessions x images x images."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Study:
+    """What `neuralood study` repeats and varies; read by no stage."""
+
+    seeds: Annotated[int, Field(ge=2)]
+    pcc_weights: tuple[NonNegative, ...]
+    images: tuple[Positive, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Runtime:
     """What may not change a result, and is tracked by no stage."""
 
@@ -341,6 +364,8 @@ class Params:
     synthesis: Synthesis
     fusion: Fusion
     evaluation: Evaluation
+    geometry: dict[Name, Geometry]
+    study: Study
     runtime: Runtime
 
 
@@ -419,11 +444,13 @@ def _set_problems(params: Params) -> list[str]:
         *_fmri_problems(params),
         *_fmri_ood_problems(params),
         *_more_problems(params),
+        *_geometry_problems(params),
     ]
 
 
 def _role_problems(params: Params) -> list[str]:
     problems = []
+    others = ("ood", "probe", "fmri_ood", "fmri_more")
     wanted = {"nsd": "fmri", "train": "train", "val": "val"}
     if params.fmri.source == "imported":
         del wanted["nsd"]
@@ -431,7 +458,7 @@ def _role_problems(params: Params) -> list[str]:
         if name not in params.sets:
             problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
     for name, image_set in params.sets.items():
-        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, ("ood", "fmri_ood", "fmri_more"))
+        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, others)
         if image_set.role not in expected:
             roles = " or ".join(expected)
             problems.append(f"sets.{name}.role: must be {roles} for a set named {name}, got {image_set.role}")
@@ -461,7 +488,7 @@ def _source_problems(params: Params) -> list[str]:
     for name, made in params.made.items():
         if made.source not in params.files and made.source not in params.rendered:
             problems.append(f"made.{name}.source: {made.source} is no set of files or rendered")
-        elif _role(params, made.source) in FMRI_ROLES:
+        elif _role(params, made.source) in (*FMRI_ROLES, "probe"):
             problems.append(f"made.{name}.source: {made.source} has no labels")
         problems += _transform_problems(name, made)
     for name, rendered in params.rendered.items():
@@ -502,6 +529,8 @@ def _format_problems(params: Params) -> list[str]:
             problems.append(
                 f"files.{name}.format: {' and '.join(MEASURED_FORMATS)} are for nsd, all others for labelled sets"
             )
+        if files.format == "images" and _role(params, name) != "probe":
+            problems.append(f"files.{name}.format: images have no labels; only a set of role probe can do without")
         for option, value, owners in (
             ("subject", files.subject, SUBJECT_FORMATS),
             ("labels", files.labels, ("imagenet_flat",)),
@@ -636,6 +665,17 @@ def _more_problems(params: Params) -> Iterator[str]:
             yield f"sets.{name}: exactly one entry of encoder.more_subjects has these images, not {seen.count(name)}"
 
 
+def _geometry_problems(params: Params) -> Iterator[str]:
+    for name, entry in params.geometry.items():
+        if _role(params, name) not in PREDICTED_ROLES:
+            yield f"geometry.{name}: {name} is no set whose fMRI is predicted; those have role probe, val, ood or train"
+        if ".." in Path(entry.dissimilarities).parts:
+            yield (
+                f"geometry.{name}.dissimilarities: {entry.dissimilarities} leaves {paths.DATA_ROOT_VARIABLE}; "
+                "remove the '..'"
+            )
+
+
 def _model_problems(params: Params) -> list[str]:
     problems = []
     for section, part in (("encoder", params.encoder), ("fusion", params.fusion)):
@@ -696,6 +736,11 @@ def _path_problems(params: Params) -> list[str]:
         f"encoder.more_subjects.{name}.path": entry.path
         for name, entry in params.encoder.more_subjects.items()
         if entry.path is not None and not paths.more_measured(name).exists()
+    }
+    wanted |= {
+        f"geometry.{name}.dissimilarities": entry.dissimilarities
+        for name, entry in params.geometry.items()
+        if not paths.geometry(name).exists()
     }
     if not all(paths.tokens(name).exists() for name in params.sets):
         wanted |= {"backbone.weights": params.backbone.weights}

@@ -24,6 +24,7 @@ from neuralood.encoder.trained import load_encoder
 from neuralood.fusion.probe import Probe
 from neuralood.fusion.trained import Classifier, ImageData, load_record, load_seed, open_image_data
 from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions
+from neuralood.robustness import RECORD, robustness
 
 TOP = 5
 
@@ -48,6 +49,11 @@ class Truth:
     answers: Array | None
     columns: list[list[int]]
 
+    @property
+    def right(self) -> Array:
+        """All right classes of each image: I A, padded with -1."""
+        return self.labels[:, None] if self.answers is None else self.answers
+
     def of(self, rows: Array) -> "Truth":
         """The same of some consecutive images."""
         answers = None if self.answers is None else self.answers[rows]
@@ -55,7 +61,7 @@ class Truth:
 
 
 def evaluate(params: Params, set_name: str) -> None:
-    """Models, tokens and predicted fMRI of SET -> data/eval/SET/: predictions.npz and scores.json.
+    """Models, tokens and predicted fMRI of SET -> data/eval/SET/: predictions.npz, scores.json and robustness.json.
 
     A set's classes may be a part of the training classes (logits are restricted to them) or unite several of
     them (a class scores by its largest logit). An image may have several right classes.
@@ -99,10 +105,13 @@ def _save(params: Params, manifest: Manifest, truth: Truth, predictions: Predict
     rng = generator(params.seed, "bootstrap", set_name)
     folder = paths.evaluation(set_name)
     scores = score(predictions, len(truth.columns), params.evaluation.bootstrap, rng)
+    record = robustness(predictions, manifest.classes)
     if manifest.format == "imagenet_c":
         scores["extra"] |= corruption_scores(manifest.paths, predictions)
+        record["levels"] = severity_scores(manifest.paths, predictions)
     write_predictions(folder, predictions)
     write_json(folder / "scores.json", scores)
+    write_json(folder / RECORD, record)
     console.results(set_name, {name: f"{scores[name]['top1']:.1f} %" for name in MODELS})
     console.wrote(folder, f"predictions for {len(manifest)} images")
 
@@ -151,9 +160,8 @@ def unrestricted(logits: Array, truth: Truth) -> Array:
     member = np.zeros((len(truth.columns), logits.shape[-1]), bool)
     for label, columns in enumerate(truth.columns):
         member[label, columns] = True
-    right = truth.labels[:, None] if truth.answers is None else truth.answers
     best = logits.argmax(axis=-1)[..., None]
-    found: Array = (member[right, best] & (right >= 0)).any(axis=-1)
+    found: Array = (member[truth.right, best] & (truth.right >= 0)).any(axis=-1)
     return found
 
 
@@ -163,23 +171,20 @@ def corruption_scores(image_paths: Sequence[str], predictions: Predictions) -> d
     `mce`: over its 15 corruptions, the mean of top-1 error divided by AlexNet's, in percent; left out where one of
     them is missing. The four extra corruptions never count. Published ones are over all five severities.
     """
-    rows: dict[tuple[str, int], list[int]] = {}
-    for row, path in enumerate(image_paths):
-        rows.setdefault(place_of(path), []).append(row)
-    corruptions = sorted({corruption for corruption, _ in rows})
-    top1: dict[str, dict[str, float]] = {}
-    for model in MODELS:
-        correct = predictions.correct(model).mean(axis=0)  # I
-        at = {place: 100 * correct[chosen].mean() for place, chosen in rows.items()}
-        top1[model] = {
-            name: float(np.mean([value for (corruption, _), value in at.items() if corruption == name]))
+    at = _top1_at(image_paths, predictions)
+    corruptions = sorted({corruption for corruption, _ in at})
+    top1 = {
+        model: {
+            name: float(np.mean([value[model] for (corruption, _), value in at.items() if corruption == name]))
             for name in corruptions
         }
+        for model in MODELS
+    }
     extra: dict[str, Any] = {
         "corruptions": {
             name: {model: {"top1": rounded(top1[model][name])} for model in MODELS} for name in corruptions
         },
-        "severities": len({severity for _, severity in rows}),
+        "severities": len({severity for _, severity in at}),
     }
     if set(ALEXNET_ERROR) <= set(corruptions):
         extra["mce"] = {
@@ -187,6 +192,26 @@ def corruption_scores(image_paths: Sequence[str], predictions: Predictions) -> d
             for model in MODELS
         }
     return extra
+
+
+def severity_scores(image_paths: Sequence[str], predictions: Predictions) -> dict[str, Any]:
+    """Top-1 in percent under each corruption of ImageNet-C at each severity: `levels` of metrics/robustness.json."""
+    scores: dict[str, Any] = {}
+    for (corruption, severity), top1 in _top1_at(image_paths, predictions).items():
+        models = {model: {"top1": rounded(top1[model])} for model in MODELS}
+        scores.setdefault(corruption, {})[str(severity)] = {"level": severity, **models}
+    return scores
+
+
+def _top1_at(image_paths: Sequence[str], predictions: Predictions) -> dict[tuple[str, int], dict[str, float]]:
+    """Top-1 in percent of each model in each corruption and severity, seeds averaged."""
+    rows: dict[tuple[str, int], list[int]] = {}
+    for row, path in enumerate(image_paths):
+        rows.setdefault(place_of(path), []).append(row)
+    correct = {model: predictions.correct(model).mean(axis=0) for model in MODELS}  # I
+    return {
+        place: {model: float(100 * correct[model][chosen].mean()) for model in MODELS} for place, chosen in rows.items()
+    }
 
 
 def _truth(manifest: Manifest, columns: list[list[int]]) -> Truth:
@@ -214,12 +239,30 @@ def _logits(data: ImageData, rows: Array, seeds: Seeds, device: torch.device) ->
 
 def _predictions(logits: dict[str, Array], truth: Truth) -> Predictions:
     """What is kept of the logits S I C of some images."""
-    ranked, confidence = {}, {}
+    ranked, confidence, log_likelihood, sum_of_squares = {}, {}, {}, {}
     for name, values in logits.items():
         own = torch.from_numpy(restrict(values, truth.columns))  # S I K
+        probability = own.softmax(-1)
         ranked[name] = own.topk(min(TOP, own.shape[-1]), dim=-1).indices.numpy().astype(np.int32)
-        confidence[name] = own.softmax(-1).amax(-1).numpy().astype(np.float32)
+        confidence[name] = probability.amax(-1).numpy().astype(np.float32)
+        log_likelihood[name] = _of_right(own.log_softmax(-1).numpy(), truth.right).astype(np.float32)
+        sum_of_squares[name] = probability.square().sum(-1).numpy().astype(np.float32)
     classes = next(iter(logits.values())).shape[-1]
     all_alike = sorted(truth.columns) == [[column] for column in range(classes)]
-    best = None if all_alike else {name: unrestricted(values, truth) for name, values in logits.items()}
-    return Predictions(truth.labels, ranked, confidence, truth.sources, truth.answers, best)
+    return Predictions(
+        labels=truth.labels,
+        ranked=ranked,
+        confidence=confidence,
+        log_likelihood=log_likelihood,
+        sum_of_squares=sum_of_squares,
+        sources=truth.sources,
+        answers=truth.answers,
+        unrestricted=None if all_alike else {name: unrestricted(values, truth) for name, values in logits.items()},
+    )
+
+
+def _of_right(values: Array, right: Array) -> Array:
+    """The largest of the values S I K at the right classes I A of each image, -1 for none: S I."""
+    at_right = values[:, np.arange(len(right))[:, None], right]
+    largest: Array = np.where(right >= 0, at_right, -np.inf).max(axis=-1)
+    return largest

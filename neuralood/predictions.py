@@ -15,20 +15,26 @@ from neuralood.statistics import PairedResult, bootstrap_interval
 
 MODELS = ("linear", "fusion")
 FILE = "predictions.npz"
+PROBABILITIES = ("confidence", "log_likelihood", "sum_of_squares")
+"""Fields of Predictions that hold one number S I of each model."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Labels I; for each model the best classes S I 5 (best first) and the best one's probability S I, S seeds.
+    """Labels I; for each model the best classes S I 5 (best first) and figures S I of its probabilities, S seeds.
 
-    Classes are indices into the set's own list of classes. `answers` I A are all right classes of each image, padded
-    with -1; None where the label is the only one. `unrestricted` S I says of each model whether the best of all
-    training classes belongs to a right class; None where the set's classes are the training classes.
+    Classes are indices into the set's own list of classes, and probabilities the softmax over that list: `confidence`
+    is the best class's, `log_likelihood` the logarithm (in nats) of the right class's, `sum_of_squares` over all
+    classes. `answers` I A are all right classes of each image, padded with -1; None where the label is the only one.
+    Of several right classes `log_likelihood` has the most probable. `unrestricted` S I says of each model whether the
+    best of all training classes belongs to a right class; None where the set's classes are the training classes.
     """
 
     labels: Array
     ranked: dict[str, Array]
     confidence: dict[str, Array]
+    log_likelihood: dict[str, Array]
+    sum_of_squares: dict[str, Array]
     sources: tuple[str, ...]
     answers: Array | None = None
     unrestricted: dict[str, Array] | None = None
@@ -64,7 +70,7 @@ def join(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(
         labels=np.concatenate([part.labels for part in parts]),
         ranked=models("ranked"),
-        confidence=models("confidence"),
+        **{name: models(name) for name in PROBABILITIES},
         sources=tuple(source for part in parts for source in part.sources),
         answers=None if first.answers is None else np.concatenate([part.right for part in parts]),
         unrestricted=None if first.unrestricted is None else models("unrestricted"),
@@ -76,10 +82,8 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
     names, source = np.unique(np.asarray(predictions.sources, object), return_inverse=True)
     arrays = {"labels": predictions.labels, "source_names": encode_ids(names.tolist()), "source": _small(source)}
     for model in MODELS:
-        arrays |= {
-            f"{model}_ranked": _small(predictions.ranked[model]),
-            f"{model}_confidence": predictions.confidence[model],
-        }
+        arrays[f"{model}_ranked"] = _small(predictions.ranked[model])
+        arrays |= {f"{model}_{name}": getattr(predictions, name)[model] for name in PROBABILITIES}
     if predictions.answers is not None:
         arrays["answers"] = predictions.answers
     if predictions.unrestricted is not None:
@@ -93,7 +97,7 @@ def _small(numbers: Array) -> Array:
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """Read FOLDER/predictions.npz. Raises UserError where it is missing or damaged."""
+    """Read FOLDER/predictions.npz. Raises UserError where it is missing, damaged or of a version that kept less."""
     try:
         with (folder / FILE).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             restricted = any(name.endswith("_unrestricted") for name in arrays.files)
@@ -101,7 +105,7 @@ def read_predictions(folder: Path) -> Predictions:
             return Predictions(
                 labels=arrays["labels"],
                 ranked={model: arrays[f"{model}_ranked"].astype(np.int32) for model in MODELS},
-                confidence={model: arrays[f"{model}_confidence"] for model in MODELS},
+                **{name: {model: arrays[f"{model}_{name}"] for model in MODELS} for name in PROBABILITIES},
                 sources=tuple(names[number] for number in arrays["source"]),
                 answers=arrays["answers"] if "answers" in arrays.files else None,
                 unrestricted={model: arrays[f"{model}_unrestricted"] for model in MODELS} if restricted else None,

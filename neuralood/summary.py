@@ -1,4 +1,4 @@
-"""metrics/classification.json and encoder_ood.json: the sets that params.yaml names, side by side."""
+"""metrics/classification.json and what stands beside it: the sets that params.yaml names, side by side."""
 
 from typing import Any
 
@@ -9,11 +9,15 @@ from neuralood.base.records import read_json, rounded, write_json
 from neuralood.base.seeding import generator
 from neuralood.config import Params
 from neuralood.predictions import MODELS, read_predictions
+from neuralood.robustness import robustness_metrics
 from neuralood.statistics import bootstrap_interval
 
 
 def summarize(params: Params) -> None:
-    """data/eval/SET/ of val and every OOD set -> metrics/classification.json; data/encoder_ood/ -> encoder_ood.json."""
+    """data/eval/SET/ of val and every OOD set -> metrics/classification.json and robustness.json.
+
+    data/encoder_ood/ -> metrics/encoder_ood.json; data/eval/_geometry/ -> metrics/geometry.json.
+    """
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
         name: read_json(paths.evaluation(name) / "scores.json")
@@ -34,7 +38,9 @@ def summarize(params: Params) -> None:
     if params.evaluation.ood_mean:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
+    write_json(paths.ROBUSTNESS_METRICS, robustness_metrics(params, cells))
     write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
+    write_json(paths.GEOMETRY_METRICS, _geometry(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
@@ -46,6 +52,11 @@ def _encoder_ood(params: Params) -> dict[str, Any]:
     if not kinds:
         console.note("no set of role fmri_ood: the encoder is not scored out of distribution")
     return {kind: scores for one in kinds for kind, scores in one.items()}
+
+
+def _geometry(params: Params) -> dict[str, Any]:
+    """Likeness of the models to people on every set of `geometry`."""
+    return {name: read_json(paths.geometry(name) / "scores.json") for name in params.geometry}
 
 
 def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def test_alone_it_lists_its_subcommands(call, arguments):
         "plan",
         "verify",
         "export-encoder",
+        "export",
+        "predict",
         "import-berg",
     ]
     assert "Check every byte of stores" in said

@@ -11,8 +11,9 @@ from neuralood.base import paths
 from neuralood.base.store import open_store
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured
 from neuralood.encoder import scoring
-from neuralood.encoder.resampling import draw_counts, interval, resampled_means
+from neuralood.encoder.resampling import draw_counts, resampled_means
 from neuralood.encoder.scores import pearson_columns
+from neuralood.statistics import percentile_interval
 
 N_IMAGES, V, S = 30, 7, 40
 
@@ -78,7 +79,7 @@ def test_resamples_are_drawn_with_replacement_from_all_images(rng):
 
 
 def test_an_interval_holds_95_percent():
-    assert interval(np.arange(1001)) == (25, 975)
+    assert percentile_interval(np.arange(1001)) == (25, 975)
 
 
 NAMES = ("lh.V1v", "rh.EBA", "rh.early-stream")

@@ -87,7 +87,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def metrics(folder: Path) -> dict[str, dict]:
     return {
         name: json.loads((folder / "metrics" / f"{name}.json").read_text())
-        for name in ("encoder", "classification", "encoder_ood")
+        for name in ("encoder", "classification", "robustness", "encoder_ood", "geometry")
     }
 
 
@@ -99,10 +99,13 @@ def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
     assert set(cell) == {"n", "n_classes", "linear", "fusion", "gain", "extra"}
     assert set(cell["fusion"]) == {"top1", "top1_sd", "top5"}
     assert record["classification"]["ood_mean"]["n_sets"] == 2
+    assert set(record["robustness"]["ood"]) == {"silhouette", "conflict"}
+    assert set(record["robustness"]["id"]["val"]["fusion"]) == {"ece", "nll", "brier", "worst_class"}
     assert set(record["encoder_ood"]) == {"silhouette", "edges", "conflict", "noise", "lowpass", "contrast"}
     for scores in record["encoder_ood"].values():
         assert {"n", "pearson", "groups", "photo"} <= set(scores)
         assert set(scores["photo"]["groups"]) == {"early", "high"}
+    assert record["geometry"] == {}
 
 
 def test_everything_says_simulated(finished: Path) -> None:
@@ -115,7 +118,7 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_
         params = small_params(tmp_path)
         run_images(params)
         run_models(params)
-    for name in ("encoder.json", "classification.json", "encoder_ood.json"):
+    for name in ("encoder.json", "classification.json", "robustness.json", "encoder_ood.json"):
         assert (tmp_path / "metrics" / name).read_bytes() == (finished / "metrics" / name).read_bytes()
 
 

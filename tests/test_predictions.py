@@ -10,14 +10,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import softmax
 
 from neuralood import evaluation
 from neuralood.base import paths
 from neuralood.base.errors import UserError
 from neuralood.data.imagenet.corruptions import ALEXNET_ERROR, EXTRA
 from neuralood.data.manifest import Manifest, write_manifest
-from neuralood.evaluation import Truth, class_columns, corruption_scores, restrict, unrestricted
-from neuralood.predictions import MODELS, Predictions, join, read_predictions, score, write_predictions
+from neuralood.evaluation import Truth, class_columns, corruption_scores, restrict, severity_scores, unrestricted
+from neuralood.predictions import (
+    MODELS,
+    PROBABILITIES,
+    Predictions,
+    join,
+    read_predictions,
+    score,
+    write_predictions,
+)
 
 TRAINED = ["cat", "dog", "horse", "house", "kiwi", "zebra"]
 
@@ -29,11 +38,26 @@ def manifest(*classes):
 
 
 def make(labels, linear, fusion, sources=None):
-    """Predictions whose ranked classes are given: S I K."""
+    """Predictions whose ranked classes are given: S I K; probabilities are of no model."""
     ranked = {"linear": np.array(linear, np.int32), "fusion": np.array(fusion, np.int32)}
-    confidence = {name: np.full(values.shape[:2], 0.5, np.float32) for name, values in ranked.items()}
-    labels = np.array(labels, np.int32)
-    return Predictions(labels, ranked, confidence, tuple(sources or (f"é{row}" for row in range(len(labels)))))
+    probabilities = {
+        name: {
+            model: np.linspace(low, low + 0.1, values[..., 0].size, dtype=np.float32).reshape(values.shape[:2])
+            for model, values in ranked.items()
+        }
+        for name, low in zip(PROBABILITIES, (0.5, -1.0, 0.2), strict=True)
+    }
+    sources = tuple(sources or (f"é{row}" for row in range(len(labels))))
+    return Predictions(np.array(labels, np.int32), ranked, sources=sources, **probabilities)
+
+
+def part_of(predictions, rows):
+    """The same of some consecutive images."""
+    fields = {
+        name: {model: values[:, rows] for model, values in getattr(predictions, name).items()}
+        for name in ("ranked", *PROBABILITIES)
+    }
+    return replace(predictions, labels=predictions.labels[rows], sources=predictions.sources[rows], **fields)
 
 
 # Classes
@@ -156,6 +180,37 @@ def test_confidence_is_that_among_the_sets_own_classes():
     np.testing.assert_allclose(predictions.confidence["fusion"], [[0.5]])
 
 
+# Probabilities
+
+
+def kept_of(logits, labels, columns, answers=None):
+    """What evaluation keeps of logits S I C, of the linear probe."""
+    stack = {model: np.array(logits, np.float32) for model in MODELS}
+    return evaluation._predictions(stack, truth(labels, columns, answers))
+
+
+def test_probabilities_are_the_softmax_over_the_sets_own_classes(rng):
+    logits, columns = rng.standard_normal((2, 7, 6)), [[4], [0, 3], [5]]
+    labels = rng.integers(0, 3, 7)
+    kept = kept_of(logits, labels, columns)
+    own = softmax(restrict(logits, columns), axis=-1)
+    np.testing.assert_allclose(kept.log_likelihood["linear"], np.log(own[:, np.arange(7), labels]), rtol=1e-5)
+    np.testing.assert_allclose(kept.sum_of_squares["linear"], (own**2).sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(kept.confidence["linear"], own.max(-1), rtol=1e-5)
+    assert {getattr(kept, name)["linear"].dtype for name in PROBABILITIES} == {np.dtype(np.float32)}
+
+
+def test_likelihood_is_that_of_the_most_probable_right_class():
+    logits = np.log([[[0.1, 0.2, 0.7], [0.1, 0.2, 0.7], [0.1, 0.2, 0.7]]])
+    kept = kept_of(logits, [0, 0, 1], [[0], [1], [2]], [[0, 1], [0, 2], [1, -1]])
+    np.testing.assert_allclose(np.exp(kept.log_likelihood["fusion"]), [[0.2, 0.7, 0.2]], rtol=1e-6)
+
+
+def test_likelihood_stays_finite_where_the_probability_is_0():
+    kept = kept_of([[[0.0, 1000.0]]], [0], [[0], [1]])
+    np.testing.assert_array_equal(kept.log_likelihood["linear"], [[-1000.0]])
+
+
 # Several right answers
 
 
@@ -218,13 +273,7 @@ def test_extra_corruptions_do_not_change_the_mean_corruption_error():
 
 def test_severities_weigh_the_same_however_many_images_are_left():
     names, predictions = corrupted({("fog", 1): (100, 0), ("fog", 2): (0, 100)})
-    rows = np.arange(12)  # 10 of severity 1, 2 of severity 2
-    few = evaluation.Predictions(
-        predictions.labels[rows],
-        {model: values[:, rows] for model, values in predictions.ranked.items()},
-        {model: values[:, rows] for model, values in predictions.confidence.items()},
-        predictions.sources[:12],
-    )
+    few = part_of(predictions, slice(12))  # 10 of severity 1, 2 of severity 2
     extra = corruption_scores(names[:12], few)
     assert extra["corruptions"] == {"fog": {"linear": {"top1": 50.0}, "fusion": {"top1": 50.0}}}
     assert extra["severities"] == 2
@@ -233,6 +282,23 @@ def test_severities_weigh_the_same_however_many_images_are_left():
 def test_without_all_15_corruptions_there_is_no_mean_corruption_error():
     cells = {(name, 1): (20, 50) for name in ALEXNET_ERROR if name != "fog"}
     assert "mce" not in corruption_scores(*corrupted(cells))
+
+
+def test_severities_are_told_apart_for_each_corruption():
+    names, predictions = corrupted({("fog", 1): (80, 100), ("fog", 5): (20, 50), ("snow", 1): (0, 10)})
+    order = np.random.default_rng(0).permutation(len(names))
+    shuffled = replace(
+        predictions,
+        labels=predictions.labels[order],
+        ranked={model: values[:, order] for model, values in predictions.ranked.items()},
+    )
+    assert severity_scores([names[row] for row in order], shuffled) == {
+        "fog": {
+            "1": {"level": 1, "linear": {"top1": 80.0}, "fusion": {"top1": 100.0}},
+            "5": {"level": 5, "linear": {"top1": 20.0}, "fusion": {"top1": 50.0}},
+        },
+        "snow": {"1": {"level": 1, "linear": {"top1": 0.0}, "fusion": {"top1": 10.0}}},
+    }
 
 
 # Blocks
@@ -309,6 +375,16 @@ def test_a_set_with_corruptions_gets_their_scores(evaluated):
     extra = json.loads(files["scores.json"])["extra"]
     assert set(extra) == {"corruptions", "severities", "unrestricted"}
     assert extra["severities"] == 5
+    levels = json.loads(files["robustness.json"])["levels"]["fog"]
+    assert set(levels) == {"1", "2", "3", "4", "5"}
+    over_severities = np.mean([level["fusion"]["top1"] for level in levels.values()])
+    assert extra["corruptions"]["fog"]["fusion"]["top1"] == pytest.approx(over_severities)
+
+
+def test_a_plain_set_has_no_levels(evaluated):
+    files, _ = evaluated(8192)
+    assert set(files) == {"predictions.npz", "scores.json", "robustness.json"}
+    assert set(json.loads(files["robustness.json"])) == set(MODELS)
 
 
 def test_joined_parts_are_the_whole(rng):
@@ -317,20 +393,17 @@ def test_joined_parts_are_the_whole(rng):
         whole, answers=rng.integers(-1, 6, (9, 3)), unrestricted={m: rng.random((2, 9)) > 0.5 for m in MODELS}
     )
     parts = [
-        Predictions(
-            whole.labels[rows],
-            {model: values[:, rows] for model, values in whole.ranked.items()},
-            {model: values[:, rows] for model, values in whole.confidence.items()},
-            whole.sources[rows],
-            whole.answers[rows],
-            {model: values[:, rows] for model, values in whole.unrestricted.items()},
+        replace(
+            part_of(whole, rows),
+            answers=whole.answers[rows],
+            unrestricted={model: values[:, rows] for model, values in whole.unrestricted.items()},
         )
         for rows in (slice(0, 4), slice(4, 9))
     ]
     joined = join(parts)
     for name in ("labels", "answers", "sources"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
-    for name in ("ranked", "confidence", "unrestricted"):
+    for name in ("ranked", *PROBABILITIES, "unrestricted"):
         for model in MODELS:
             np.testing.assert_array_equal(getattr(joined, name)[model], getattr(whole, name)[model])
 
@@ -400,7 +473,8 @@ def test_predictions_come_back(stored):
     np.testing.assert_array_equal(found.labels, predictions.labels)
     for model in MODELS:
         np.testing.assert_array_equal(found.ranked[model], predictions.ranked[model])
-        np.testing.assert_array_equal(found.confidence[model], predictions.confidence[model])
+        for name in PROBABILITIES:
+            np.testing.assert_array_equal(getattr(found, name)[model], getattr(predictions, name)[model])
     assert found.sources == predictions.sources
     assert [file.name for file in folder.iterdir()] == ["predictions.npz"]
 
@@ -447,6 +521,15 @@ def test_changed_byte_is_refused(stored):
 def test_missing_array_is_refused(stored):
     np.savez(stored[0] / "predictions.npz", labels=np.zeros(3))
     with pytest.raises(UserError, match=r"predictions\.npz is missing or damaged"):
+        read_predictions(stored[0])
+
+
+@pytest.mark.parametrize("name", ["linear_log_likelihood", "fusion_sum_of_squares"])
+def test_file_of_a_version_that_kept_less_is_refused(stored, name):
+    with np.load(stored[0] / "predictions.npz") as arrays:
+        kept = {key: arrays[key] for key in arrays.files if key != name}
+    np.savez(stored[0] / "predictions.npz", **kept)
+    with pytest.raises(UserError, match=rf"predictions\.npz is missing or damaged .*{name}.*: run `dvc repro`"):
         read_predictions(stored[0])
 
 

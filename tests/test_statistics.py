@@ -1,11 +1,28 @@
-"""The bootstrap's shortcut against one that really draws source images."""
+"""The bootstrap's shortcut against one that really draws source images; tests against statsmodels; coverage."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import proportion_effectsize
 
-from neuralood.statistics import PairedResult, bootstrap_interval
+from neuralood.statistics import (
+    PairedResult,
+    bootstrap_interval,
+    bootstrap_means,
+    bootstrap_p,
+    cohens_h,
+    holm,
+    holm_levels,
+    mcnemar,
+    percentile_interval,
+    seed_interval,
+    smallest_gain,
+)
 
 RESAMPLES = 10_000
 
@@ -96,13 +113,94 @@ def test_versions_of_one_image_are_no_new_evidence(rng):
     assert independent == pytest.approx(alone / 2**0.5, rel=0.1)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says(rng):
-    """95 % of 300 intervals; the percentile bootstrap is a little too sure at 100 images. sd of the share: 1.3 %."""
-    truth, covered = 10.0, 0
-    for _ in range(300):
-        low, high = bootstrap_interval({"a": draw(rng, 100)}, 500, rng)
-        covered += low <= truth <= high
-    assert 0.90 < covered / 300 < 0.985
+STUDIES = 2_000
+
+
+def test_the_interval_over_images_covers_the_truth_in_95_percent_of_studies(rng):
+    """Fixed models, 300 new images a study. sd of the share: 0.5 %."""
+    covered = 0
+    for _ in range(STUDIES):
+        low, high = bootstrap_interval({"a": draw(rng, 300)}, 500, rng)
+        covered += low <= 10.0 <= high
+    assert 0.93 < covered / STUDIES < 0.97
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_over_seeds_covers_the_truth_in_95_percent_of_studies(rng, seeds):
+    intervals = [seed_interval(study.tolist()) for study in rng.normal(10.0, 4.0, (STUDIES, seeds))]
+    assert 0.93 < np.mean([low <= 10.0 <= high for low, high in intervals]) < 0.97
+
+
+def test_the_smallest_gain_is_found_in_four_of_five_studies(rng):
+    spread = bootstrap_means({"a": draw(rng, 400)}, 2_000, rng)
+    gain = smallest_gain(spread)
+    right = 0.3 + gain / 100  # answers that differ: 30 % of the images, as in `draw`
+    found = 0
+    for _ in range(500):
+        difference = 100 * rng.choice([-1, 0, 1], size=400, p=[0.15 - gain / 200, 0.7, right / 2])
+        low, _ = bootstrap_interval({"a": result(difference)}, 500, rng)
+        found += low > 0
+    assert 0.73 < found / 500 < 0.87
+
+
+def test_the_smallest_gain_is_that_of_a_normal_test(rng):
+    means = rng.normal(0, 2.0, 200_000)
+    effect = NormalIndPower(ddof=0).solve_power(nobs1=1, alpha=0.05, power=0.8, ratio=0)  # one sample, in units of sd
+    assert smallest_gain(means) == pytest.approx(2.0 * effect, rel=0.01)
+
+
+def test_seeds_are_a_t_test_of_one_sample(rng):
+    per_seed = rng.normal(3, 1, 5)
+    expected = ttest_1samp(per_seed, 0).confidence_interval(0.95)
+    assert seed_interval(per_seed.tolist()) == pytest.approx(tuple(expected))
+    assert seed_interval([3.0]) is None
+
+
+@pytest.mark.parametrize("p_one", [0.3, 0.5, 0.9])
+def test_mcnemar_is_statsmodels(rng, p_one):
+    one, other = rng.random(80) < p_one, rng.random(80) < 0.5
+    table = [[np.sum(one & other), np.sum(one & ~other)], [np.sum(~one & other), np.sum(~one & ~other)]]
+    found = mcnemar(one, other)
+    assert found.p == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+    assert (found.only_one, found.only_other) == (table[0][1], table[1][0])
+
+
+def test_mcnemar_of_equal_classifiers_is_1(rng):
+    one = rng.random(20) < 0.5
+    assert mcnemar(one, one) == (0, 0, 1.0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_all_levels_of_holm_reject_where_all_corrected_p_do(p_values):
+    alphas = [1 - level for level in holm_levels(p_values)]
+    all_reject = all(p < alpha - 1e-12 for p, alpha in zip(p_values, alphas, strict=True))
+    assert all_reject == all(p < 0.05 - 1e-12 * 8 for p in holm(p_values)) or any(
+        abs(p - alpha) < 1e-9 for p, alpha in zip(p_values, alphas, strict=True)
+    )
+
+
+def test_holm_keeps_the_error_rate_of_the_family(rng):
+    """Four questions, nothing true: at least one answer in at most 5 % of studies; sd of the share 0.5 %."""
+    wrong = [min(holm(rng.random(4).tolist())) < 0.05 for _ in range(STUDIES)]
+    assert np.mean(wrong) < 0.063
+
+
+def test_p_is_the_alpha_whose_interval_ends_at_0(rng):
+    means = rng.normal(2.0, 1.0, 20_000)
+    low, _ = percentile_interval(means, 1 - bootstrap_p(means))
+    assert low == pytest.approx(0, abs=0.02)
+    assert bootstrap_p(np.full(999, 1.0)) == pytest.approx(0.002)
+    assert bootstrap_p(np.zeros(10)) == 1.0
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_cohens_h_is_statsmodels(one, other):
+    assert cohens_h(one, other) == pytest.approx(proportion_effectsize(one, other), abs=1e-9)
 
 
 @given(st.lists(st.sampled_from([-100.0, 0.0, 50.0, 100.0]), min_size=10, max_size=60), st.integers(0, 2**31))

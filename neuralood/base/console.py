@@ -104,6 +104,11 @@ def note(message: str) -> None:
         console.print(escape(message))
 
 
+def heading(title: str) -> None:
+    """A rule with a title, between parts of a long run."""
+    console.rule(escape(title))
+
+
 def warn(message: str) -> None:
     """One line that asks for a look."""
     if _collected is not None:

@@ -15,8 +15,11 @@ MEASURED = DATA / "fmri" / "measured.zarr"
 FIRST_SUBJECT = DATA / "fmri" / "more" / "first.json"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
+GEOMETRY_METRICS = METRICS / "geometry.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
+ROBUSTNESS_METRICS = METRICS / "robustness.json"
+STUDY_METRICS = METRICS / "study.json"
 REPORT = METRICS / "report.html"
 PLOTS = METRICS / "plots"
 
@@ -71,6 +74,11 @@ def encoder_ood(set_name: str) -> Path:
 def evaluation(set_name: str) -> Path:
     """Per-image predictions and scores of one set."""
     return DATA / "eval" / set_name
+
+
+def geometry(set_name: str) -> Path:
+    """Likeness of the models to people on one set, in a folder that is there without any: summarize depends on it."""
+    return DATA / "eval" / "_geometry" / set_name
 
 
 def partial(path: Path) -> Path:

@@ -113,7 +113,7 @@ def scan_images(folder: Path, below: Sequence[str], excluded: Exclusion, key: st
     if strays:
         remedy = f"move these files away, or name them (or a pattern) in {exclude_key(key)}:"
         raise UserError(lines(f"{folder} ({key}) holds what is no image; {remedy}", sorted(strays)))
-    empty = [name for name, images in found.items() if not images]
+    empty = [name or "." for name, images in found.items() if not images]
     if empty:
         remedy = f"fill it, or name the folder itself in {exclude_key(key)}:"
         raise UserError(lines(f"{folder} ({key}) has a folder without images; {remedy}", empty))
@@ -146,7 +146,7 @@ def _walk(folder: Path, path: str, excluded: Exclusion, key: str) -> Iterator[tu
     while pending:
         path, above = pending.pop()
         for entry in _entries(folder, path, key):
-            below = f"{path}/{entry.name}"
+            below = f"{path}/{entry.name}" if path else entry.name
             if excluded.covers(below):
                 continue
             if not entry.is_dir():

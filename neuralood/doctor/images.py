@@ -106,7 +106,7 @@ def _look_at_set(params: Params, name: str) -> Iterator[Finding]:
         yield Finding(check, shortened(str(error)), "red", _other_format(name, entry.format, folder, str(error)))
         return
     labelled = params.sets[name].role not in FMRI_ROLES
-    classes = f"{len(found.classes):,} classes, " if labelled else ""
+    classes = f"{len(found.classes):,} classes, " if labelled and found.classes else ""
     yield Finding(check, f"{classes}{len(found.images):,} images ({entry.format})")
     if name == "train":
         yield _class_order(found.classes)

@@ -1,11 +1,15 @@
 """What the brain's information is compared with: the fMRI that a control trains on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from neuralood.base.errors import UserError
 from neuralood.base.store import Array
 from neuralood.base.training import Epoch, best_epoch
+from neuralood.data.fmri import SMALLEST_SPLIT, TRAIN, Measured
+from neuralood.data.subject import UNMEASURED
 
 
 def derangement(n: int, rng: np.random.Generator) -> Array:
@@ -20,6 +24,18 @@ def derangement(n: int, rng: np.random.Generator) -> Array:
         other = rng.integers(last)
         order[last], order[other] = order[other], order[last]
     return order
+
+
+def fewer_images(measured: Measured, count: int, rng: np.random.Generator) -> Measured:
+    """The same fMRI with `count` random training images; of two counts, the smaller one's are among the larger one's.
+
+    Raises UserError for fewer than an encoder can be trained on.
+    """
+    if count < SMALLEST_SPLIT:
+        raise UserError(f"encoder.images: wants {SMALLEST_SPLIT} or more to train on, got {count}")
+    split = measured.split.copy()
+    split[rng.permutation(measured.rows(TRAIN))[count:]] = UNMEASURED
+    return replace(measured, split=split)
 
 
 def shuffled_fmri(fmri: Array, parts: list[Array], rng: np.random.Generator) -> Array:

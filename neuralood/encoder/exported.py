@@ -6,7 +6,8 @@ It holds no fMRI and no image, and nothing in it is a pickle.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -74,11 +75,17 @@ def export_encoder(folder: Path, params: Params) -> None:
 
     Raises UserError where the folder exists already, and where encoder and metrics are of two runs.
     """
-    (model, record), scores = load_encoder(), read_json(paths.ENCODER_METRICS)
+    model, record = load_encoder()
+    write_exported(folder, model, record, read_scores(model, record), params.fmri.ceiling_threshold, TERMS)
+    console.wrote(folder, f"brain encoder of {record['subject']}, control {record['control']}: weights, no data")
+
+
+def read_scores(model: EncoderModel, record: dict[str, Any]) -> dict[str, Any]:
+    """metrics/encoder.json. Raises UserError where it is of another encoder than data/models/encoder/."""
+    scores = read_json(paths.ENCODER_METRICS)
     if (scores.get("n_vertices"), scores.get("subject")) != (model.membership.shape[1], record["subject"]):
         raise UserError(f"{paths.ENCODER_METRICS} and {paths.ENCODER} are of different encoders: run `dvc repro`")
-    write_exported(folder, model, record, scores, params.fmri.ceiling_threshold, TERMS)
-    console.wrote(folder, f"brain encoder of {record['subject']}, control {record['control']}: weights, no data")
+    return scores
 
 
 def write_exported(
@@ -90,15 +97,25 @@ def write_exported(
     terms: str,
 ) -> None:
     """Write an exported folder, whole or not at all. Raises UserError where there is something already."""
+    about = {"format": FORMAT, "version": VERSION, "terms": terms}
+    of_scores = {"scores": scores, "ceiling_threshold": float(ceiling_threshold)}
+    whole = {**record, **about, **of_scores}
+    with whole_folder(folder) as partial:
+        save_tensors(partial / WEIGHTS, model.state_dict())
+        write_json(partial / RECORD, {**whole, CHECKSUM: record_digest(whole)}, compact=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder` to fill, which takes its name at the end: nobody sees half of one.
+
+    Raises UserError where there is something already.
+    """
     require_free(folder)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    about = {"format": FORMAT, "version": VERSION, "terms": terms}
     try:
-        save_tensors(partial / WEIGHTS, model.state_dict())
-        of_scores = {"scores": scores, "ceiling_threshold": float(ceiling_threshold)}
-        whole = {**record, **about, **of_scores}
-        write_json(partial / RECORD, {**whole, CHECKSUM: record_digest(whole)}, compact=True)
+        yield partial
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,6 @@ import numpy as np
 
 from neuralood.base.store import Array
 from neuralood.encoder.scores import SMALLEST_SD
-from neuralood.statistics import INTERVAL
 
 ROUNDING = 1e-12
 """A variance that is a smaller share of its second moment is what rounding left of 0."""
@@ -34,12 +33,6 @@ def resampled_means(
         for number, r in enumerate(_resampled_r(weights, [one[:, batch] for one in predictions], measured[:, batch])):
             means[number] += r @ share
     return means
-
-
-def interval(values: Array) -> tuple[float, float]:
-    """95 % percentile interval of resampled values."""
-    low, high = np.percentile(values, INTERVAL)
-    return float(low), float(high)
 
 
 def _resampled_r(weights: Array, predictions: Sequence[Array], measured: Array) -> list[Array]:

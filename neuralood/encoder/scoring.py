@@ -14,7 +14,7 @@ from neuralood.base.writing import write_store
 from neuralood.config import Params
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, vertices_of
 from neuralood.encoder.baselines.every import RIDGES, baseline_predictions
-from neuralood.encoder.resampling import draw_counts, interval, resampled_means
+from neuralood.encoder.resampling import draw_counts, resampled_means
 from neuralood.encoder.scores import (
     algonauts2023_score,
     encoder_scores,
@@ -22,6 +22,7 @@ from neuralood.encoder.scores import (
     noise_normalised,
     pearson_columns,
 )
+from neuralood.statistics import percentile_interval
 
 KIND = "scores of a brain encoder, a vertex"
 ORDER = "vertices in the order of data/fmri/measured.zarr: lh, then rh"
@@ -143,5 +144,5 @@ def _vertex_sets(record: dict[str, Any], measured: Measured) -> Iterator[tuple[d
 
 
 def _with_interval(value: float, resampled: Array) -> dict[str, float]:
-    low, high = interval(resampled)
+    low, high = percentile_interval(resampled)
     return {"r": rounded(value), "low": rounded(low), "high": rounded(high)}

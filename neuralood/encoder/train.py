@@ -33,7 +33,7 @@ from neuralood.config import Params
 from neuralood.data.fmri import TEST, Measured, read_measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
-from neuralood.encoder.controls import feature_fmri, kept_epoch, shuffled_fmri
+from neuralood.encoder.controls import feature_fmri, fewer_images, kept_epoch, shuffled_fmri
 from neuralood.encoder.model import (
     EncoderEnsemble,
     RoiEncoder,
@@ -60,6 +60,8 @@ def train_encoder(params: Params) -> None:
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
     tokens, measured = open_store(paths.tokens("nsd")), read_measured()
     _require_same_images(tokens, measured)
+    if params.encoder.images is not None:
+        measured = fewer_images(measured, params.encoder.images, generator(params.seed, "fMRI images"))
     first = first_viewer(tokens, measured)
     viewers = [first, *further_viewers(params, first)]
     model, histories = _train_members(params, viewers, device)

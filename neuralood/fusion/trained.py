@@ -30,6 +30,8 @@ from neuralood.fusion.probe import Probe
 RECORD = "fusion.json"
 NEIGHBOURS = "neighbours.zarr"
 """What variant `knn` compares images with: one store for all seeds."""
+FUSION, LAST, PROBE = "fusion.safetensors", "last.safetensors", "probe.safetensors"
+"""Files of a seed: the fusion classifier of the best epoch, that of the last one, the linear probe."""
 
 Classifier = FusionClassifier | Baseline
 
@@ -155,10 +157,10 @@ class PooledData(ImageData):
 def save_seed(number: int, model: Classifier, last: dict[str, Tensor], probe: Probe) -> None:
     """Write the models of one seed: the best classifier, its weights after the last epoch (if any), and the probe."""
     folder = seed_folder(number)
-    save_tensors(folder / "fusion.safetensors", model.state_dict())
+    save_tensors(folder / FUSION, model.state_dict())
     if last:
-        save_tensors(folder / "last.safetensors", last)
-    save_tensors(folder / "probe.safetensors", pack_probes([probe]))
+        save_tensors(folder / LAST, last)
+    save_tensors(folder / PROBE, pack_probes([probe]))
 
 
 def pack_probes(probes: Sequence[Probe]) -> dict[str, Tensor]:
@@ -179,13 +181,18 @@ def unpack_probes(tensors: dict[str, Tensor]) -> list[Probe]:
     return [Probe(**parts[number]) for number in sorted(parts)]
 
 
-def load_seed(number: int, record: dict[str, Any], encoder: EncoderModel) -> tuple[Classifier, Probe]:
-    """The classifier (eval mode), fusion or a baseline, and the probe of one seed."""
-    folder = seed_folder(number)
-    tensors = load_tensors(folder / "fusion.safetensors")
+def load_seed(
+    number: int, record: dict[str, Any], encoder: EncoderModel, models: Path = paths.FUSION
+) -> tuple[Classifier, Probe]:
+    """The classifier (eval mode), fusion or a baseline, and the probe of one seed.
+
+    From data/models/fusion/, or a folder laid out alike.
+    """
+    folder = seed_folder(number, models)
+    tensors = load_tensors(folder / FUSION)
     model = _empty(FusionSizes(**record["sizes"]), tensors, encoder)
     model.load_state_dict(tensors)
-    (probe,) = unpack_probes(load_tensors(folder / "probe.safetensors"))
+    (probe,) = unpack_probes(load_tensors(folder / PROBE))
     return model.eval().requires_grad_(False), probe
 
 
@@ -208,6 +215,6 @@ def load_record() -> dict[str, Any]:
     return read_json(paths.FUSION / RECORD)
 
 
-def seed_folder(number: int) -> Path:
+def seed_folder(number: int, models: Path = paths.FUSION) -> Path:
     """Where the models of one seed lie."""
-    return paths.FUSION / f"seed{number}"
+    return models / f"seed{number}"

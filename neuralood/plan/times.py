@@ -9,6 +9,7 @@ import torch
 
 from neuralood.backbone import FrozenBackbone
 from neuralood.base.device import choose_device
+from neuralood.config import PREDICTED_ROLES
 from neuralood.plan.probe import hash_rate, matrix_rate
 from neuralood.plan.words import UNKNOWN, bytes_text, images_text, rate_text
 from neuralood.plan.work import DISK_BYTES_S, UNKNOWN_CLASSES, Work, images_left
@@ -142,7 +143,7 @@ def _score_encoder(work: Work) -> Iterator[StageTime]:
 
 
 def _synthesize(work: Work) -> StageTime:
-    sets = work.chosen("train", "val", "ood")
+    sets = work.chosen(*PREDICTED_ROLES)
     left = [
         None if one.images.count is None or one.fmri is None else round(one.images.count * one.fmri.share_left)
         for one in sets

@@ -1,0 +1,134 @@
+"""The whole study, from params.yaml to metrics/study.json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuralood.base import console, paths
+from neuralood.base.errors import UserError
+from neuralood.base.records import read_json, rounded, write_json
+from neuralood.config import Params, load_params
+from neuralood.data.fmri import present_groups
+from neuralood.study.arms import CONTROLS, MAIN, further_arms, main_arm
+from neuralood.study.baselines import best_baseline, effective_robustness
+from neuralood.study.compare import Resampling, compare, compared_sets, difference
+from neuralood.study.results import OOD_MEAN, Result, cell, read_linear, read_result
+from neuralood.study.runs import ARMS, RECORD, dvc, restore_params, run_arms
+from neuralood.study.verdict import TERMS, power, verdict
+
+
+def study(*, quick: bool) -> None:
+    """Run all arms that are not there yet, compare them, and write metrics/study.json and the page that shows it.
+
+    params.yaml as it stands is the main arm. Raises UserError for another variant than bmfl, for no set in
+    `evaluation.ood_mean`, and where an arm fails.
+    """
+    restore_params()
+    params = load_params()
+    _require_a_question(params)
+    names = run_all(params, quick=quick)
+    write_json(paths.STUDY_METRICS, study_record(params, names, quick=quick))
+    show(read_json(paths.STUDY_METRICS))
+    console.heading("back to params.yaml as it stands, and its page")
+    if dvc("repro") or dvc("repro", "--force", "--single-item", "report"):
+        raise UserError(f"{paths.STUDY_METRICS} is written, but `dvc repro` failed, as said above")
+    console.wrote(paths.STUDY_METRICS, f"{len(names)} arms, {params.study.seeds} seeds each")
+    console.wrote(paths.REPORT, "the page with the verdict")
+
+
+def run_all(params: Params, *, quick: bool) -> list[str]:
+    """Run what is not kept yet; the names of all arms, the main one first."""
+    run_arms([main_arm()], params.study.seeds)
+    names = read_json(ARMS / MAIN / RECORD)["roi_names"]
+    further = further_arms(params, present_groups(names), names, quick=quick)
+    run_arms([main_arm(), *further], params.study.seeds)
+    return [MAIN, *(arm.name for arm in further)]
+
+
+def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[str, Any]:
+    """metrics/study.json: arms, comparisons, decomposition, verdict and power, from what is kept of the arms."""
+    ood = [name for name, one in params.sets.items() if one.role == "ood"]
+    sets, how = compared_sets(ood, params.evaluation.ood_mean), Resampling(params.evaluation.bootstrap, params.seed)
+    scored = ["val", *ood]
+    results = {name: read_result(name, scored) for name in names}
+    results["linear"] = read_linear(scored)
+    main, main_record = results[MAIN], read_json(ARMS / MAIN / "classification.json")
+    simulated = main_record["fmri"] == "simulated"
+    others = [one for name, one in results.items() if name != MAIN]
+
+    def on_ood(one: str, other: str) -> Any:
+        return difference(results[one], results[other], sets[OOD_MEAN], how)
+
+    against = {name: on_ood(MAIN, name) for name in CONTROLS if name in results}
+    best = best_baseline(list(results.values()))
+    features_gain = on_ood("features", "shuffled") if {"features", "shuffled"} <= set(results) else None
+    record = {
+        "data": main_record["fmri"],
+        "backbone": main_record["backbone"],
+        "seeds": params.study.seeds,
+        "quick": quick,
+        "sets": {"id": ["val"], "ood": ood, "ood_mean": list(params.evaluation.ood_mean)},
+        "arms": {name: _arm(one, sets) for name, one in results.items()},
+        "comparisons": compare(main, others, sets, how),
+        "best_baseline": {"arm": best.name, **on_ood(MAIN, best.name).record()},
+        "effective_robustness": effective_robustness(list(results.values()), sets),
+        "verdict": verdict(against, features_gain, simulated=simulated),
+        "decomposition": {
+            name: on_ood(one, other).record()
+            for name, (one, other) in TERMS.items()
+            if one in results and other in results
+        },
+    }
+    if "shuffled" in against:
+        record["power"] = power(against["shuffled"], main.images(sets[OOD_MEAN]), _sources(main, sets[OOD_MEAN]))
+    return record
+
+
+def show(record: Mapping[str, Any]) -> None:
+    """One table, and the verdict."""
+    simulated = ", simulated fMRI" if record["data"] == "simulated" else ""
+    rows = {one["other"]: one for one in record["comparisons"] if one["set"] == OOD_MEAN}
+    lines = {
+        name: _line(arm, rows.get(name))
+        for name, arm in sorted(record["arms"].items(), key=lambda item: item[0] != MAIN)
+    }
+    title = f"Top-1 %, {record['seeds']} seeds{simulated}; bmfl minus each arm [over images] [over seeds]"
+    console.results(title, lines)
+    console.note(record["verdict"]["text"])
+    best = record["best_baseline"]
+    low, high = best["image_interval"]
+    console.note(
+        f"The best baseline, chosen on the holdout, is {best['arm']}; bmfl lies {best['difference']:+.1f} "
+        f"[{low:+.1f}, {high:+.1f}] from it on mean OOD."
+    )
+    if "power" in record:
+        console.note(record["power"]["text"])
+
+
+def _line(arm: Mapping[str, Any], row: Mapping[str, Any] | None) -> str:
+    top1 = f"val {arm['top1']['val']['mean']:5.1f}   mean OOD {arm['top1'][OOD_MEAN]['mean']:5.1f}"
+    if row is None:
+        return top1
+    (low, high), (seed_low, seed_high) = row["image_interval"], row["seed_interval"]
+    return f"{top1}   {row['difference']:+5.1f} [{low:+.1f}, {high:+.1f}] [{seed_low:+.1f}, {seed_high:+.1f}]"
+
+
+def _arm(result: Result, sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {
+        "kind": result.kind,
+        "changes": dict(result.changes),
+        "parameters": result.parameters,
+        "holdout": rounded(result.holdout),
+        "top1": {name: cell(result.top1(members)) for name, members in sets.items()},
+    }
+
+
+def _sources(result: Result, sets: Sequence[str]) -> int:
+    """Source images that the images of these sets are versions of."""
+    return len({source for name in sets for source in result.sources[name]})
+
+
+def _require_a_question(params: Params) -> None:
+    if params.fusion.variant != "bmfl":
+        raise UserError(f"fusion.variant: the study compares bmfl with everything else, got {params.fusion.variant}")
+    if not params.evaluation.ood_mean:
+        raise UserError("evaluation.ood_mean: the study is about mean OOD; name at least one set")
