@@ -350,7 +350,7 @@ def test_the_forward_pass_is_timed(params, backbone, size):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
-@pytest.mark.parametrize("variant", ["bmfl", "concat", "image_only", "brain_only"])
+@pytest.mark.parametrize("variant", ["bmfl", "concat", "image_only", "brain_only", "attentive", "knn"])
 def test_models_are_timed_in_every_variant(project, params, variant, dtype):
     project.edit(**{"fusion.variant": variant, "cache.dtype": dtype, "cache.pool": 2, "encoder.control": "shuffled"})
     params = project.load()
