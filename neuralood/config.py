@@ -32,7 +32,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
-Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood"]
+Role = Literal["fmri", "fmri_ood", "fmri_more", "train", "val", "ood", "probe"]
 FMRI_ROLES = ("fmri", "fmri_ood", "fmri_more")
 """Roles of images with measured fMRI, which have no labels."""
 Style = Literal["photo", "silhouette", "edges", "conflict", "noise", "lowpass", "contrast", "restyled"]
@@ -66,7 +66,28 @@ FileFormat = Literal[
     "imagenet_hard",
     "objectnet",
     "wnid_folders",
+    "human_stimuli",
 ]
+Experiment = Literal[
+    "colour",
+    "contrast",
+    "high-pass",
+    "low-pass",
+    "phase-scrambling",
+    "power-equalisation",
+    "false-colour",
+    "rotation",
+    "eidolonI",
+    "eidolonII",
+    "eidolonIII",
+    "uniform-noise",
+    "sketch",
+    "stylized",
+    "edge",
+    "silhouette",
+    "cue-conflict",
+]
+"""Of Geirhos et al. (2021): see neuralood.humans.experiments."""
 SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
 """Formats whose reader tells the files of train and val in one folder apart by their names."""
 MEASURED_FORMATS = ("algonauts2023", "nsd")
@@ -304,6 +325,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class HumanAnswers:
+    """One entry of `humans`: what people answered to a set of stimuli."""
+
+    experiment: Experiment
+    answers: str
+    """Folder of their CSV files, below the data root."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Runtime:
     """What may not change a result, and is tracked by no stage."""
 
@@ -337,6 +367,7 @@ class Params:
     synthesis: Synthesis
     fusion: Fusion
     evaluation: Evaluation
+    humans: dict[Name, HumanAnswers]
     runtime: Runtime
 
 
@@ -415,6 +446,7 @@ def _set_problems(params: Params) -> list[str]:
         *_fmri_problems(params),
         *_fmri_ood_problems(params),
         *_more_problems(params),
+        *_human_problems(params),
     ]
 
 
@@ -427,7 +459,9 @@ def _role_problems(params: Params) -> list[str]:
         if name not in params.sets:
             problems.append(f"sets.{name}: missing; the set named {name} has role {role}")
     for name, image_set in params.sets.items():
-        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(name, ("ood", "fmri_ood", "fmri_more"))
+        expected = {"nsd": ("fmri",), "train": ("train",), "val": ("val",)}.get(
+            name, ("ood", "fmri_ood", "fmri_more", "probe")
+        )
         if image_set.role not in expected:
             roles = " or ".join(expected)
             problems.append(f"sets.{name}.role: must be {roles} for a set named {name}, got {image_set.role}")
@@ -632,6 +666,15 @@ def _more_problems(params: Params) -> Iterator[str]:
             yield f"sets.{name}: exactly one entry of encoder.more_subjects has these images, not {seen.count(name)}"
 
 
+def _human_problems(params: Params) -> Iterator[str]:
+    """People's answers to sets that are no stimuli of such an experiment."""
+    for name, entry in params.humans.items():
+        if _role(params, name) != "probe" or name not in params.files or params.files[name].format != "human_stimuli":
+            yield f"humans.{name}: wants a set {name} of role probe, with an entry in files, format human_stimuli"
+        if ".." in Path(entry.answers).parts:
+            yield f"humans.{name}.answers: {entry.answers} leaves {paths.DATA_ROOT_VARIABLE}; remove the '..'"
+
+
 def _model_problems(params: Params) -> list[str]:
     problems = []
     for section, part in (("encoder", params.encoder), ("fusion", params.fusion)):
@@ -692,6 +735,11 @@ def _path_problems(params: Params) -> list[str]:
         f"encoder.more_subjects.{name}.path": entry.path
         for name, entry in params.encoder.more_subjects.items()
         if entry.path is not None and not paths.more_measured(name).exists()
+    }
+    wanted |= {
+        f"humans.{name}.answers": entry.answers
+        for name, entry in params.humans.items()
+        if not paths.human_comparison(name).exists()
     }
     if not all(paths.tokens(name).exists() for name in params.sets):
         wanted |= {"backbone.weights": params.backbone.weights}

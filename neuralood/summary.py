@@ -1,4 +1,4 @@
-"""metrics/classification.json and encoder_ood.json: the sets that params.yaml names, side by side."""
+"""metrics/classification.json, encoder_ood.json and humans.json: the sets that params.yaml names, side by side."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from neuralood.statistics import bootstrap_interval
 
 
 def summarize(params: Params) -> None:
-    """data/eval/SET/ of val and every OOD set -> metrics/classification.json; data/encoder_ood/ -> encoder_ood.json."""
+    """data/eval/SET/ of val and every OOD set -> metrics/classification.json.
+
+    data/encoder_ood/ -> encoder_ood.json; data/humans/ -> humans.json, {} where there are no answers of people.
+    """
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
         name: read_json(paths.evaluation(name) / "scores.json")
@@ -35,6 +38,7 @@ def summarize(params: Params) -> None:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
     write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
+    write_json(paths.HUMANS_METRICS, _humans(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
@@ -46,6 +50,11 @@ def _encoder_ood(params: Params) -> dict[str, Any]:
     if not kinds:
         console.note("no set of role fmri_ood: the encoder is not scored out of distribution")
     return {kind: scores for one in kinds for kind, scores in one.items()}
+
+
+def _humans(params: Params) -> dict[str, Any]:
+    """How much like people both models answer, by set; none where there are no answers of people."""
+    return {name: read_json(paths.human_comparison(name) / "scores.json") for name in params.humans}
 
 
 def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from neuralood.stage import has_role, run
 
 def main(params: Params, set_name: str) -> None:
     """data/tokens/SET.zarr -> data/fmri/SET.zarr; nsd was measured and gets none."""
-    if has_role(params, set_name, ("train", "val", "ood"), paths.predicted_fmri(set_name)):
+    if has_role(params, set_name, ("train", "val", "ood", "probe"), paths.predicted_fmri(set_name)):
         from neuralood.synthesis import synthesize  # torch takes seconds to import
 
         synthesize(params, set_name)

@@ -49,6 +49,7 @@ def test_alone_it_lists_its_subcommands(call, arguments):
         "verify",
         "export-encoder",
         "import-berg",
+        "compare-head",
     ]
     assert "Check every byte of stores" in said
 

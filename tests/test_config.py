@@ -36,7 +36,7 @@ def test_shipped_params_load(file, project, tmp_path):
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.name)
 def test_shipped_params_have_the_same_keys(file):
     first, other = (YAML(typ="safe", pure=True).load(one.read_text()) for one in (SHIPPED[0], file))
-    assert len(key_tree(first)) == 14
+    assert len(key_tree(first)) == 15
     assert key_tree(other) == key_tree(first)
 
 
@@ -209,7 +209,7 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
         ({"sets.val.role": "ood"}, r"sets\.val\.role: must be val for a set named val, got ood"),
         (
             {"sets.edges.role": "train"},
-            r"sets\.edges\.role: must be ood or fmri_ood or fmri_more for a set named edges, got train",
+            r"sets\.edges\.role: must be ood or fmri_ood or fmri_more or probe for a set named edges, got train",
         ),
         ({"sets.train.class_map": {"a": [0]}}, r"sets\.train\.class_map: only val and ood sets have one"),
         ({"sets.val.class_map": {"a": []}}, r"sets\.val\.class_map\.a: wants at least one index"),

@@ -12,9 +12,11 @@ FUSION = DATA / "models" / "fusion"
 DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
 MEASURED = DATA / "fmri" / "measured.zarr"
+CATEGORIES = DATA / "humans" / "categories.json"
 FIRST_SUBJECT = DATA / "fmri" / "more" / "first.json"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
+HUMANS_METRICS = METRICS / "humans.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
 REPORT = METRICS / "report.html"
@@ -71,6 +73,11 @@ def encoder_ood(set_name: str) -> Path:
 def evaluation(set_name: str) -> Path:
     """Per-image predictions and scores of one set."""
     return DATA / "eval" / set_name
+
+
+def human_comparison(set_name: str) -> Path:
+    """Both models' answers to one set of stimuli, beside those of people."""
+    return CATEGORIES.parent / set_name
 
 
 def partial(path: Path) -> Path:

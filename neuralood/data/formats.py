@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from neuralood.data import human_stimuli
 from neuralood.data.algonauts import images as algonauts_images
 from neuralood.data.files import Listing
 from neuralood.data.folders import list_folders
@@ -16,6 +17,7 @@ READERS: dict[str, Callable[[Request], Listing]] = {
     "algonauts2023": algonauts_images.list_images,
     "nsd": nsd_images.list_images,
     "nsdsynthetic": nsd_synthetic.list_images,
+    "human_stimuli": human_stimuli.list_images,
     **imagenet.READERS,
     **ood.READERS,
 }

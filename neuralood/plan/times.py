@@ -142,7 +142,7 @@ def _score_encoder(work: Work) -> Iterator[StageTime]:
 
 
 def _synthesize(work: Work) -> StageTime:
-    sets = work.chosen("train", "val", "ood")
+    sets = work.chosen("train", "val", "ood", "probe")
     left = [
         None if one.images.count is None or one.fmri is None else round(one.images.count * one.fmri.share_left)
         for one in sets
