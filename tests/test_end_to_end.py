@@ -99,6 +99,7 @@ def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
     assert set(cell) == {"n", "n_classes", "linear", "fusion", "gain", "extra"}
     assert set(cell["fusion"]) == {"top1", "top1_sd", "top5"}
     assert record["classification"]["ood_mean"]["n_sets"] == 2
+    assert json.loads((finished / "metrics" / "humans.json").read_text()) == {}  # nobody's answers in the demo
     assert set(record["encoder_ood"]) == {"silhouette", "edges", "conflict", "noise", "lowpass", "contrast"}
     for scores in record["encoder_ood"].values():
         assert {"n", "pearson", "groups", "photo"} <= set(scores)

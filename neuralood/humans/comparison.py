@@ -96,8 +96,8 @@ def _model_record(seeds: Sequence[Observer], people: Sequence[Observer], kappas:
     with_each = {person.name: agreement_with(person, seeds) for person in people}
     return {
         "accuracy": _accuracy(seeds),
-        "consistency": rounded(np.mean([one.observed for one in with_each.values()])),
-        "kappa": _with_interval(np.mean([one.kappa for one in with_each.values()]), kappas),
+        "consistency": rounded(float(np.mean([one.observed for one in with_each.values()]))),
+        "kappa": _with_interval(float(np.mean([one.kappa for one in with_each.values()])), kappas),
         "with": {
             name: {"consistency": rounded(one.observed), "kappa": rounded(one.kappa)} for name, one in with_each.items()
         },
@@ -117,6 +117,6 @@ def _accuracy(observers: Sequence[Observer]) -> float:
     return rounded(float(100 * np.mean([one.correct.mean() for one in observers])))
 
 
-def _with_interval(value: float | np.floating[Any], resampled: Array) -> dict[str, float]:
+def _with_interval(value: float, resampled: Array) -> dict[str, float]:
     low, high = np.nanpercentile(resampled, INTERVAL)
-    return {"value": rounded(float(value)), "low": rounded(low), "high": rounded(high)}
+    return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}

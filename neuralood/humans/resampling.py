@@ -1,4 +1,7 @@
-"""Bootstrap over images of how much like people a classifier answers: the people, and trained models, are fixed."""
+"""Bootstrap over images of how much like people a classifier answers: the people, and trained models, are fixed.
+
+Images are drawn one by one; those of cue-conflict share shapes and textures, so its intervals are rather too narrow.
+"""
 
 from collections.abc import Iterator, Sequence
 
