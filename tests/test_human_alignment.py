@@ -522,7 +522,9 @@ def head(project, monkeypatch):
     images, truth = ("cat1.png", "cat2.png", "dog1.png", "dog2.png"), ("cat", "cat", "dog", "dog")
     for name, colour in zip(images, ((255, 0, 0), (0, 255, 0), (0, 255, 0), (0, 255, 0)), strict=True):
         (Path("edges") / name[:3]).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (224, 224), colour).save(Path("edges") / name[:3] / name)
+        picture = Image.new("RGB", (224, 224), colour)
+        picture.paste((0, 0, 0), (40, 40, 184, 184))  # more than a crop to a half would leave
+        picture.save(Path("edges") / name[:3] / name)
     people = {"subject-01": ("cat", "dog", "dog", "dog"), "subject-02": ("cat", "cat", "dog", "na")}
     write_answers(Path("people"), "edge-experiment", people, images, truth)
 
