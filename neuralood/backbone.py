@@ -198,21 +198,31 @@ def load_backbone(
     model. Raises UserError for an unknown model, weights that do not fit or cannot be fetched, an image size that
     the patch size does not divide, layers that are not there.
     """
+    model, preprocessing = load_classifier(name, weights, image_size=image_size, crop_pct=crop_pct, data_root=data_root)
+    backbone = FrozenBackbone(model, layers, features, preprocessing)
+    backbone.weights_source = weights
+    return backbone
+
+
+def load_classifier(
+    name: str, weights: str | None, *, image_size: int, crop_pct: float | None, data_root: Path
+) -> tuple[Any, Preprocessing]:
+    """A timm model as it is, its own classifier included, and how it sees images; arguments as load_backbone's.
+
+    Raises UserError for an unknown model, weights that do not fit or cannot be fetched, an unsuitable image size.
+    """
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
         raise UserError(f"backbone.name: timm has no model {name}" + (f"; near: {', '.join(near)}" if near else ""))
     model = _create(name, weights, image_size, data_root)
     config = timm.data.config.resolve_data_config({}, model=model)  # type: ignore[no-untyped-call]
-    preprocessing = Preprocessing(
+    return model, Preprocessing(
         image_size=image_size,
         crop_pct=config["crop_pct"] if crop_pct is None else crop_pct,
         interpolation=config["interpolation"],
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-    backbone = FrozenBackbone(model, layers, features, preprocessing)
-    backbone.weights_source = weights
-    return backbone
 
 
 def weights_fingerprint(backbone: FrozenBackbone) -> str:

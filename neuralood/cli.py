@@ -77,6 +77,16 @@ def import_berg(*arguments: str) -> bool:
     return True
 
 
+def compare_head(model: str, weights: str, experiment: str, stimuli: str, answers: str, out: str) -> bool:
+    """Compare a timm model's own ImageNet classifier with people, on stimuli of an experiment such as cue-conflict."""
+    from neuralood.humans.heads import compare_head as compare  # torch takes seconds to import
+
+    params = load_params(check_paths=False)
+    console.show_progress(params.runtime.progress)
+    compare(model, weights, experiment, Path(stimuli), Path(answers), Path(out), params)
+    return True
+
+
 COMMANDS: dict[str, Callable[..., bool]] = {
     "doctor": doctor,
     "plan": plan,
@@ -86,6 +96,7 @@ COMMANDS: dict[str, Callable[..., bool]] = {
     "export PATH": export,
     "predict --model PATH [--json OUT] [--weights FILE] IMAGE...": predict,
     "import-berg --trust FOLDER SUBJECT OUT": import_berg,
+    "compare-head MODEL WEIGHTS EXPERIMENT STIMULI ANSWERS OUT": compare_head,
 }
 """Subcommands and what follows them."""
 

@@ -72,7 +72,28 @@ FileFormat = Literal[
     "imagenet_hard",
     "objectnet",
     "wnid_folders",
+    "human_stimuli",
 ]
+Experiment = Literal[
+    "colour",
+    "contrast",
+    "high-pass",
+    "low-pass",
+    "phase-scrambling",
+    "power-equalisation",
+    "false-colour",
+    "rotation",
+    "eidolonI",
+    "eidolonII",
+    "eidolonIII",
+    "uniform-noise",
+    "sketch",
+    "stylized",
+    "edge",
+    "silhouette",
+    "cue-conflict",
+]
+"""Of Geirhos et al. (2021): see neuralood.humans.experiments."""
 SPLIT_FORMATS = ("imagenet_parquet", "imagenet_shards")
 """Formats whose reader tells the files of train and val in one folder apart by their names."""
 MEASURED_FORMATS = ("algonauts2023", "nsd")
@@ -312,6 +333,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True, config=STRICT)
+class HumanAnswers:
+    """One entry of `humans`: what people answered to a set of stimuli."""
+
+    experiment: Experiment
+    answers: str
+    """Folder of their CSV files, below the data root."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Geometry:
     """One entry of `geometry`: how different the images of a set are to people, below the data root."""
 
@@ -364,6 +394,7 @@ class Params:
     synthesis: Synthesis
     fusion: Fusion
     evaluation: Evaluation
+    humans: dict[Name, HumanAnswers]
     geometry: dict[Name, Geometry]
     study: Study
     runtime: Runtime
@@ -445,6 +476,7 @@ def _set_problems(params: Params) -> list[str]:
         *_fmri_ood_problems(params),
         *_more_problems(params),
         *_geometry_problems(params),
+        *_human_problems(params),
     ]
 
 
@@ -676,6 +708,15 @@ def _geometry_problems(params: Params) -> Iterator[str]:
             )
 
 
+def _human_problems(params: Params) -> Iterator[str]:
+    """People's answers to sets that are no stimuli of such an experiment."""
+    for name, entry in params.humans.items():
+        if _role(params, name) != "probe" or name not in params.files or params.files[name].format != "human_stimuli":
+            yield f"humans.{name}: wants a set {name} of role probe, with an entry in files, format human_stimuli"
+        if ".." in Path(entry.answers).parts:
+            yield f"humans.{name}.answers: {entry.answers} leaves {paths.DATA_ROOT_VARIABLE}; remove the '..'"
+
+
 def _model_problems(params: Params) -> list[str]:
     problems = []
     for section, part in (("encoder", params.encoder), ("fusion", params.fusion)):
@@ -741,6 +782,11 @@ def _path_problems(params: Params) -> list[str]:
         f"geometry.{name}.dissimilarities": entry.dissimilarities
         for name, entry in params.geometry.items()
         if not paths.geometry(name).exists()
+    }
+    wanted |= {
+        f"humans.{name}.answers": entry.answers
+        for name, entry in params.humans.items()
+        if not paths.human_comparison(name).exists()
     }
     if not all(paths.tokens(name).exists() for name in params.sets):
         wanted |= {"backbone.weights": params.backbone.weights}

@@ -77,7 +77,7 @@ def evaluate(params: Params, set_name: str) -> None:
     blocks = list(batches(np.arange(len(data)), BLOCK))
     own = ranks.share(blocks)
     tracked = console.track(own, f"evaluation on {set_name} (blocks of {BLOCK:,} images)", len(own))
-    parts = [_predictions(_logits(data, rows, seeds, device), truth.of(rows)) for rows in tracked]
+    parts = [_predictions(model_logits(data, rows, seeds, device), truth.of(rows)) for rows in tracked]
     predictions = _of_all_processes(parts, len(blocks), paths.partial(paths.evaluation(set_name)))
     if predictions is not None:
         _save(params, manifest, truth, predictions)
@@ -223,7 +223,7 @@ def _truth(manifest: Manifest, columns: list[list[int]]) -> Truth:
     return Truth(np.asarray(manifest.labels, np.int32), manifest.sources, answers, columns)
 
 
-def _logits(data: ImageData, rows: Array, seeds: Seeds, device: torch.device) -> dict[str, Array]:
+def model_logits(data: ImageData, rows: Array, seeds: Seeds, device: torch.device) -> dict[str, Array]:
     """Of each model, logits of all training classes, S I C: the tokens are read once for all."""
     fusion: list[list[Array]] = [[] for _ in seeds]
     linear: list[list[Array]] = [[] for _ in seeds]

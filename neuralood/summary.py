@@ -16,7 +16,8 @@ from neuralood.statistics import bootstrap_interval
 def summarize(params: Params) -> None:
     """data/eval/SET/ of val and every OOD set -> metrics/classification.json and robustness.json.
 
-    data/encoder_ood/ -> metrics/encoder_ood.json; data/eval/_geometry/ -> metrics/geometry.json.
+    data/encoder_ood/ -> metrics/encoder_ood.json; data/eval/_geometry/ -> metrics/geometry.json;
+    data/humans/ -> metrics/humans.json.
     """
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
@@ -41,6 +42,7 @@ def summarize(params: Params) -> None:
     write_json(paths.ROBUSTNESS_METRICS, robustness_metrics(params, cells))
     write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
     write_json(paths.GEOMETRY_METRICS, _geometry(params))
+    write_json(paths.HUMANS_METRICS, _humans(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
@@ -57,6 +59,11 @@ def _encoder_ood(params: Params) -> dict[str, Any]:
 def _geometry(params: Params) -> dict[str, Any]:
     """Likeness of the models to people on every set of `geometry`."""
     return {name: read_json(paths.geometry(name) / "scores.json") for name in params.geometry}
+
+
+def _humans(params: Params) -> dict[str, Any]:
+    """How much like people both models answer, by set; none where there are no answers of people."""
+    return {name: read_json(paths.human_comparison(name) / "scores.json") for name in params.humans}
 
 
 def _ood_mean(params: Params, cells: dict[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def test_alone_it_lists_its_subcommands(call, arguments):
         "export",
         "predict",
         "import-berg",
+        "compare-head",
     ]
     assert "Check every byte of stores" in said
 

@@ -101,6 +101,7 @@ def test_metrics_have_the_keys_that_people_diff(finished: Path) -> None:
     assert record["classification"]["ood_mean"]["n_sets"] == 2
     assert set(record["robustness"]["ood"]) == {"silhouette", "conflict"}
     assert set(record["robustness"]["id"]["val"]["fusion"]) == {"ece", "nll", "brier", "worst_class"}
+    assert json.loads((finished / "metrics" / "humans.json").read_text()) == {}  # nobody's answers in the demo
     assert set(record["encoder_ood"]) == {"silhouette", "edges", "conflict", "noise", "lowpass", "contrast"}
     for scores in record["encoder_ood"].values():
         assert {"n", "pearson", "groups", "photo"} <= set(scores)

@@ -25,6 +25,7 @@ TORCH_FREE = (
     "simulate_fmri",
     "prepare_fmri",
     "prepare_more",
+    "map_categories",
     "summarize",
 )
 

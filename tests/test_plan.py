@@ -468,6 +468,14 @@ def test_scoring_out_of_distribution_predicts_each_image_and_a_photo_beside_it(p
     assert lines_of(work)["score_encoder"].seconds == pytest.approx(70 * 2 * 0.0005)
 
 
+def test_fmri_of_probe_images_is_predicted_and_nothing_evaluated(params):
+    work = planned_work(params)
+    probe = SetSize("probe", "probe", Images(60, 16), StoreSize(9, 9), StoreSize(9, 9))
+    lines = lines_of(replace(work, sets={**work.sets, "probe": probe}, caching={**work.caching, "probe": 0}))
+    assert lines["synthesize"].seconds == pytest.approx((1000 + 500 + 60) * 0.0005)
+    assert lines["evaluate"].seconds == pytest.approx(500 * 0.0005)
+
+
 def test_a_step_of_training_has_a_batch_of_each_subject(params):
     work = planned_work(params)
     more = {f"nsd_{name}": SetSize(name, "fmri_more", Images(90, None), StoreSize(9, 9), None) for name in "ab"}

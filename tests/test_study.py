@@ -270,7 +270,7 @@ def test_effective_robustness_is_the_height_above_the_baselines_line():
 
 def test_effective_robustness_of_equal_baselines_is_not_applicable():
     arms = [arm("linear", "baseline", 100, 40), arm("mlp", "baseline", 100, 20), arm("bmfl", "main", 100, 70)]
-    assert not effective_robustness(arms, SETS_OF_ARMS)["applicable"]
+    assert effective_robustness(arms, SETS_OF_ARMS)["arms"] == {}
 
 
 def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypatch):

@@ -12,10 +12,12 @@ FUSION = DATA / "models" / "fusion"
 DEMO_FMRI = DATA / "demo" / "fmri"
 FMRI_MANIFEST = DATA / "manifests" / "fmri.json"
 MEASURED = DATA / "fmri" / "measured.zarr"
+CATEGORIES = DATA / "humans" / "categories.json"
 FIRST_SUBJECT = DATA / "fmri" / "more" / "first.json"
 ENCODER_METRICS = METRICS / "encoder.json"
 ENCODER_OOD_METRICS = METRICS / "encoder_ood.json"
 GEOMETRY_METRICS = METRICS / "geometry.json"
+HUMANS_METRICS = METRICS / "humans.json"
 ENCODER_VERTICES = METRICS / "encoder.zarr"
 CLASSIFICATION_METRICS = METRICS / "classification.json"
 ROBUSTNESS_METRICS = METRICS / "robustness.json"
@@ -80,6 +82,11 @@ def evaluation(set_name: str) -> Path:
 def geometry(set_name: str) -> Path:
     """Likeness of the models to people on one set, in a folder that is there without any: summarize depends on it."""
     return DATA / "eval" / "_geometry" / set_name
+
+
+def human_comparison(set_name: str) -> Path:
+    """Both models' answers to one set of stimuli, beside those of people."""
+    return CATEGORIES.parent / set_name
 
 
 def partial(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from neuralood.data import human_stimuli
 from neuralood.data.algonauts import images as algonauts_images
 from neuralood.data.files import Listing
 from neuralood.data.folders import list_folders, list_images
@@ -17,6 +18,7 @@ READERS: dict[str, Callable[[Request], Listing]] = {
     "algonauts2023": algonauts_images.list_images,
     "nsd": nsd_images.list_images,
     "nsdsynthetic": nsd_synthetic.list_images,
+    "human_stimuli": human_stimuli.list_images,
     **imagenet.READERS,
     **ood.READERS,
 }

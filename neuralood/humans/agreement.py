@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from neuralood.base.store import Array
-from neuralood.humans.categories import CATEGORIES
+from neuralood.data.imagenet.categories import CATEGORIES
 from neuralood.humans.trials import Observer, shape_and_texture
 
 
@@ -22,12 +23,15 @@ def error_consistency(one: Array, other: Array) -> float:
     (c_obs - c_exp) / (1 - c_exp), where c_exp = p q + (1 - p)(1 - q) is what two observers of these accuracies agree by
     chance. 1 where they agree on every image, whatever chance would give.
     """
-    observed = observed_consistency(one, other)
-    if observed == 1.0:
-        return 1.0
-    p, q = one.mean(), other.mean()
-    expected = p * q + (1 - p) * (1 - q)
-    return float((observed - expected) / (1 - expected))
+    return float(chance_corrected(observed_consistency(one, other), one.mean(), other.mean()))
+
+
+def chance_corrected(observed: ArrayLike, one: Array, other: Array) -> Array:
+    """The same from shares, of any shape: images on which both agree, and on which each is right."""
+    expected = one * other + (1 - one) * (1 - other)
+    alike = np.equal(observed, 1.0)
+    kappa: Array = np.where(alike, 1.0, (observed - expected) / np.where(alike, 1.0, 1 - expected))
+    return kappa
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,19 @@ class ShapeBias:
 
 def shape_bias(images: Sequence[str], answers: Array) -> ShapeBias:
     """Of cue-conflict images by their ids; those whose shape and texture are of one category are left out."""
+    shape, texture, conflict = cue_answers(images, answers)
+    return ShapeBias(int(shape.sum()), int(texture.sum()), int(conflict.sum()))
+
+
+def cue_answers(images: Sequence[str], answers: Array) -> Array:
+    """Whether the shape was answered, whether the texture, and whether these are two categories: 3 T bool.
+
+    Images without conflict have neither.
+    """
     cues = [tuple(map(CATEGORIES.index, shape_and_texture(image))) for image in images]
     shape, texture = np.array(cues, int).reshape(-1, 2).T
     conflict = shape != texture
-    said = answers[conflict]
-    return ShapeBias(int((said == shape[conflict]).sum()), int((said == texture[conflict]).sum()), int(conflict.sum()))
+    return np.array([conflict & (answers == shape), conflict & (answers == texture), conflict])
 
 
 @dataclass(frozen=True)
@@ -71,18 +83,30 @@ class Agreement:
     pairs: int
 
 
+def agreement(one: Observer, other: Observer) -> Agreement:
+    """Of one pair, on the images of `one`: means over conditions (Geirhos et al. 2021, arXiv 2106.07411)."""
+    own, others = one.correct, other.at(one.images).correct
+    pairs = [(own[rows], others[rows]) for rows in condition_rows(one.conditions)]
+    observed = float(np.mean([observed_consistency(*pair) for pair in pairs]))
+    return Agreement(observed, float(np.mean([error_consistency(*pair) for pair in pairs])), 1)
+
+
 def agreement_with(observer: Observer, others: Sequence[Observer]) -> Agreement:
     """Mean over the others of the agreement with each, on the images of `observer`."""
-    pairs = [(observer.correct, other.at(observer.images).correct) for other in others]
-    return _mean(pairs)
+    return _mean([agreement(observer, other) for other in others])
 
 
 def agreement_among(observers: Sequence[Observer]) -> Agreement:
     """Mean over all pairs: what one more of them would be expected to reach."""
-    pairs = [(one.correct, other.at(one.images).correct) for one, other in combinations(observers, 2)]
-    return _mean(pairs)
+    return _mean([agreement(one, other) for one, other in combinations(observers, 2)])
 
 
-def _mean(pairs: Sequence[tuple[Array, Array]]) -> Agreement:
-    observed = float(np.mean([observed_consistency(*pair) for pair in pairs]))
-    return Agreement(observed, float(np.mean([error_consistency(*pair) for pair in pairs])), len(pairs))
+def condition_rows(conditions: Sequence[str]) -> list[Array]:
+    """The trials of each condition: their rows, ascending."""
+    names, numbers = np.unique(conditions, return_inverse=True)
+    return [np.flatnonzero(numbers == number) for number in range(len(names))]
+
+
+def _mean(pairs: Sequence[Agreement]) -> Agreement:
+    observed, kappa = (float(np.mean([getattr(pair, name) for pair in pairs])) for name in ("observed", "kappa"))
+    return Agreement(observed, kappa, len(pairs))

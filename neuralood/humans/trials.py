@@ -9,7 +9,8 @@ import numpy as np
 
 from neuralood.base.errors import UserError
 from neuralood.base.store import Array
-from neuralood.humans.categories import CATEGORIES, NO_ANSWER
+from neuralood.data.imagenet.categories import CATEGORIES
+from neuralood.humans.categories import NO_ANSWER
 
 COLUMNS = ("subj", "object_response", "category", "condition", "imagename")
 SAID_NOTHING = "na"
@@ -56,12 +57,17 @@ def read_observers(folder: Path, experiment: str) -> list[Observer]:
     Raises UserError where there are none, and for a file that is damaged, naming its line.
     """
     files: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob(f"{experiment}_*_session_*.csv")):
+    for file in files_of(folder, experiment):
         name = file.name.removeprefix(f"{experiment}_").rsplit("_session_", 1)[0]
         files.setdefault(name, []).append(file)
     if not files:
         raise UserError(f"{folder} has no answers of people: no {experiment}_NAME_session_1.csv")
     return [_observer(name, sessions) for name, sessions in sorted(files.items())]
+
+
+def files_of(folder: Path, experiment: str) -> list[Path]:
+    """The files of answers in an experiment, sorted."""
+    return sorted(folder.glob(f"{experiment}_*_session_*.csv"))
 
 
 def image_id(imagename: str) -> str:

@@ -17,7 +17,7 @@ def best_baseline(results: Sequence[Result]) -> Result:
 def effective_robustness(results: Sequence[Result], sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Of each arm, points of mean OOD above the line that the baselines lie on against val (`baseline_line`).
 
-    {"applicable": False, "reason": ...} where there is no such line: fewer than two baselines differ on val.
+    `arms` is empty, and `reason` says why, where there is no such line: fewer than two baselines differ on val.
     """
     n_id, n_ood = (results[0].images(sets[name]) for name in ("val", OOD_MEAN))
     points = {one.name: tuple(float(one.top1(sets[name]).mean()) for name in ("val", OOD_MEAN)) for one in results}
@@ -25,9 +25,9 @@ def effective_robustness(results: Sequence[Result], sets: Mapping[str, Sequence[
     try:
         line = baseline_line(x, y, n_id=n_id, n_ood=n_ood)
     except UserError as error:
-        return {"applicable": False, "reason": str(error)}
+        return {"arms": {}, "reason": str(error)}
     above = {
         name: rounded(float(smoothed(ood_top1, n_ood) - line.at(smoothed(id_top1, n_id))))
         for name, (id_top1, ood_top1) in points.items()
     }
-    return {"applicable": True, "slope": rounded(line.slope), "intercept": rounded(line.intercept), "arms": above}
+    return {"slope": rounded(line.slope), "intercept": rounded(line.intercept), "arms": above}

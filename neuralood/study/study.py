@@ -59,7 +59,7 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         return difference(results[one], results[other], sets[OOD_MEAN], how)
 
     against = {name: on_ood(MAIN, name) for name in CONTROLS if name in results}
-    best = best_baseline(list(results.values()))
+    best, above = best_baseline(list(results.values())), effective_robustness(list(results.values()), sets)
     features_gain = on_ood("features", "shuffled") if {"features", "shuffled"} <= set(results) else None
     record = {
         "data": main_record["fmri"],
@@ -67,10 +67,10 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         "seeds": params.study.seeds,
         "quick": quick,
         "sets": {"id": ["val"], "ood": ood, "ood_mean": list(params.evaluation.ood_mean)},
-        "arms": {name: _arm(one, sets) for name, one in results.items()},
+        "arms": {name: _arm(one, sets, above["arms"].get(name)) for name, one in results.items()},
         "comparisons": compare(main, others, sets, how),
-        "best_baseline": {"arm": best.name, **on_ood(MAIN, best.name).record()},
-        "effective_robustness": effective_robustness(list(results.values()), sets),
+        "best_baseline": {"arm": best.name, "difference": on_ood(MAIN, best.name).record()},
+        "effective_robustness": {name: one for name, one in above.items() if name != "arms"},
         "verdict": verdict(against, features_gain, simulated=simulated),
         "decomposition": {
             name: on_ood(one, other).record()
@@ -95,9 +95,9 @@ def show(record: Mapping[str, Any]) -> None:
     console.results(title, lines)
     console.note(record["verdict"]["text"])
     best = record["best_baseline"]
-    low, high = best["image_interval"]
+    low, high = best["difference"]["image_interval"]
     console.note(
-        f"The best baseline, chosen on the holdout, is {best['arm']}; bmfl lies {best['difference']:+.1f} "
+        f"The best baseline, chosen on the holdout, is {best['arm']}; bmfl lies {best['difference']['difference']:+.1f} "
         f"[{low:+.1f}, {high:+.1f}] from it on mean OOD."
     )
     if "power" in record:
@@ -112,8 +112,10 @@ def _line(arm: Mapping[str, Any], row: Mapping[str, Any] | None) -> str:
     return f"{top1}   {row['difference']:+5.1f} [{low:+.1f}, {high:+.1f}] [{seed_low:+.1f}, {seed_high:+.1f}]"
 
 
-def _arm(result: Result, sets: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _arm(result: Result, sets: Mapping[str, Sequence[str]], above: float | None) -> dict[str, Any]:
+    """above: points above the baselines' line, where there is one."""
     return {
+        **({} if above is None else {"effective_robustness": above}),
         "kind": result.kind,
         "changes": dict(result.changes),
         "parameters": result.parameters,
