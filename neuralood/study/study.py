@@ -94,10 +94,10 @@ def show(record: Mapping[str, Any]) -> None:
     title = f"Top-1 %, {record['seeds']} seeds{simulated}; bmfl minus each arm [over images] [over seeds]"
     console.results(title, lines)
     console.note(record["verdict"]["text"])
-    best = record["best_baseline"]
-    low, high = best["difference"]["image_interval"]
+    best = record["best_baseline"]["difference"]
+    low, high = best["image_interval"]
     console.note(
-        f"The best baseline, chosen on the holdout, is {best['arm']}; bmfl lies {best['difference']['difference']:+.1f} "
+        f"The best baseline is {record['best_baseline']['arm']}, by the holdout; bmfl lies {best['difference']:+.1f} "
         f"[{low:+.1f}, {high:+.1f}] from it on mean OOD."
     )
     if "power" in record:
