@@ -147,7 +147,7 @@ def written_paths():
 def test_every_path_of_the_code_is_in_the_pipeline():
     assert len(own_paths()) >= 15
     missing = {name: path for name, path in own_paths().items() if path not in set(written_paths())}
-    assert missing == {}
+    assert set(missing) == {"STUDY_METRICS"}  # of `neuralood study`, which is about many runs of the pipeline
 
 
 def test_every_path_of_the_pipeline_is_the_codes():
