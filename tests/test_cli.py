@@ -46,6 +46,7 @@ def test_alone_it_lists_its_subcommands(call, arguments):
     assert [line.split()[0] for line in said.splitlines()[1:]] == [
         "doctor",
         "plan",
+        "study",
         "verify",
         "export-encoder",
         "export",

@@ -167,7 +167,7 @@ def test_image_only_fusion_gets_as_many_encoders_of_its_own(ensemble):
 
     shapes = {"cls": np.empty((3, 4)), "patches": np.empty((3, 1, 6, 4))}
     settings = SimpleNamespace(variant="image_only", patch=2, depth=1, heads=2, width=8, dropout=0.0, token_dropout=0.0)
-    data = SimpleNamespace(tokens=shapes)
+    data = SimpleNamespace(tokens=shapes, layers=1)
     model = build_fusion(settings, data, 3, torch.arange(5), ensemble, 0)
     assert type(model.encoder) is EncoderEnsemble
     assert len(model.encoder.members) == 3
