@@ -59,6 +59,7 @@ def pretend(name, skill=None):
         scores = {model: np.full((2, 60), value, np.float32) for value in (-0.7, 0.3) for model in right}
         kept = Predictions(labels, ranked, confidence, scores, scores, sources)
         write_predictions(paths.evaluation(set_name), kept)
+    write_json(paths.CATEGORIES, {})
     write_json(paths.ENCODER / "encoder.json", {"roi_names": NAMES})
     holdout = {"linear": [0.3, 0.5], "fusion": [0.2, 0.4]}
     write_json(paths.FUSION / "fusion.json", {"seeds": 2, "holdout": holdout})

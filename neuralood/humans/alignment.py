@@ -1,5 +1,6 @@
 """Linear probe and fusion beside people: answers to one set of stimuli, where the training classes can say them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from neuralood.base.device import prepare_torch
 from neuralood.base.reading import batches
 from neuralood.base.records import read_json, write_arrays, write_json
 from neuralood.base.seeding import generator
-from neuralood.base.store import Array, encode_ids
+from neuralood.base.store import Array, decode_ids, encode_ids
 from neuralood.config import Params
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.encoder.trained import load_encoder
@@ -55,6 +56,20 @@ def compare_humans(params: Params, set_name: str) -> None:
     write_json(folder / SCORES, record)
     show(set_name + (", simulated fMRI" if encoder["trained_on"] == "simulated" else ""), record)
     console.wrote(folder, f"answers to {len(people[0].images)} images, beside those of {len(people)} people")
+
+
+def read_answers(folder: Path, model: str) -> tuple[list[Observer], list[Observer]] | None:
+    """One model's seeds, and the people, as `compare_humans` kept their answers; None where it was not applicable."""
+    if not (folder / ANSWERS).exists():
+        return None
+    with np.load(folder / ANSWERS, allow_pickle=False) as arrays:
+        images, conditions = (tuple(decode_ids(arrays[name])) for name in ("images", "conditions"))
+
+        def observer(name: str, answers: Array) -> Observer:
+            return Observer(name, images, conditions, arrays["truth"], answers)
+
+        people = [observer(*one) for one in zip(decode_ids(arrays["people_names"]), arrays["people"], strict=True)]
+        return [observer(model, own) for own in arrays[model]], people
 
 
 def _answers(params: Params, manifest: Manifest, members: Members) -> dict[str, Array]:

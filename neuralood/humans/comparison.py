@@ -47,7 +47,7 @@ def compare(
     All are observers of the same images. Means over seeds, but shape bias, which pools answers; intervals are 95 %
     percentile bootstraps over images, people and trained models fixed. `gain`: kappa of fusion less the probe's.
     """
-    kappas, biases = _resampled(models, people, experiment, resamples, rng)
+    kappas, biases = resampled(models, people, experiment, resamples, rng)
     record: dict[str, Any] = {
         "applicable": True,
         "experiment": experiment,
@@ -64,7 +64,7 @@ def compare(
     return record
 
 
-def _resampled(
+def resampled(
     models: Models, people: Sequence[Observer], experiment: str, resamples: int, rng: np.random.Generator
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Of each model kappa with people, and of cue-conflict shape bias, in each resample: R. All models see the same."""
@@ -117,6 +117,6 @@ def _accuracy(observers: Sequence[Observer]) -> float:
     return rounded(float(100 * np.mean([one.correct.mean() for one in observers])))
 
 
-def _with_interval(value: float, resampled: Array) -> dict[str, float]:
-    low, high = percentile_interval(resampled[np.isfinite(resampled)])
+def _with_interval(value: float, drawn: Array) -> dict[str, float]:
+    low, high = percentile_interval(drawn[np.isfinite(drawn)])
     return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}

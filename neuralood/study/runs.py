@@ -118,7 +118,8 @@ def _keep(arm: Arm, text: str) -> None:
     """Copy what the study reads of a run into a folder of the arm's, whole or not at all."""
     folder, partial = ARMS / arm.name, ARMS / f".{arm.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(paths.DATA / "eval", partial / "eval", ignore=shutil.ignore_patterns("scores.json"))
+    for name in ("eval", "humans"):
+        shutil.copytree(paths.DATA / name, partial / name, ignore=shutil.ignore_patterns("*.json"))
     for file in (*paths.METRICS.glob("*.json"), paths.FUSION / "fusion.json"):
         if file != paths.STUDY_METRICS:
             shutil.copy(file, partial / file.name)

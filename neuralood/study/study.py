@@ -11,6 +11,7 @@ from neuralood.data.fmri import present_groups
 from neuralood.study.arms import CONTROLS, MAIN, further_arms, main_arm
 from neuralood.study.baselines import best_baseline, effective_robustness
 from neuralood.study.compare import Resampling, compare, compared_sets, difference
+from neuralood.study.people import errors_of_arms, geometry_of_arms
 from neuralood.study.results import OOD_MEAN, Result, cell, read_linear, read_result
 from neuralood.study.runs import ARMS, RECORD, dvc, restore_params, run_arms
 from neuralood.study.verdict import TERMS, power, verdict
@@ -72,6 +73,8 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
         "best_baseline": {"arm": best.name, "difference": on_ood(MAIN, best.name).record()},
         "effective_robustness": {name: one for name, one in above.items() if name != "arms"},
         "verdict": verdict(against, features_gain, simulated=simulated),
+        "geometry": geometry_of_arms(params, names),
+        "humans": errors_of_arms(params, names),
         "decomposition": {
             name: on_ood(one, other).record()
             for name, (one, other) in TERMS.items()
