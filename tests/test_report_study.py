@@ -217,3 +217,10 @@ def test_a_quick_study_without_regions_has_no_such_chart():
     assert "Which regions" not in html
     assert set(charts) == {"ablations", "decomposition"}
     assert "the quick one" in html
+
+
+def test_arms_stand_beside_people():
+    arm = {"spearman": 0.21, "low": 0.1, "high": 0.3, "main_minus_it": {"spearman": -0.04, "low": -0.09, "high": 0.01}}
+    html = study(made_up_study() | {"geometry": {"objects92": {"shuffled": arm}}, "humans": {}}, {})
+    assert ["0.210 [0.100, 0.300]", "-0.040 [-0.090, +0.010]"] in rows_of(html)["shuffled"]
+    assert "beside people" not in study(made_up_study(), {})

@@ -50,8 +50,33 @@ def study(record: Record, charts: Charts) -> str:
             ),
             _differences_table(record),
             _regions(record, charts),
+            _beside_people(record),
         ]
     )
+
+
+PEOPLE = {
+    "geometry": ("spearman", "Spearman of fused features with people's dissimilarities (before: [CLS])"),
+    "humans": ("kappa", "error consistency (kappa) with people"),
+}
+"""What arms are compared with people by: sections of the record, their measure, and what it is called."""
+
+
+def _beside_people(record: Record) -> str:
+    """A table a set: each arm's likeness to people, and BMFL's minus it."""
+    return "".join(
+        page.text("h3", f"Every arm beside people: {name}")
+        + page.table(
+            ["arm", title, "BMFL minus it"],
+            [[arm, _value(one, measure), _value(one["main_minus_it"], measure, sign="+")] for arm, one in arms.items()],
+        )
+        for section, (measure, title) in PEOPLE.items()
+        for name, arms in record.get(section, {}).items()
+    )
+
+
+def _value(one: Record, measure: str, sign: str = "") -> str:
+    return f"{one[measure]:{sign}.3f} [{one['low']:{sign}.3f}, {one['high']:{sign}.3f}]"
 
 
 def main_arm(record: Record) -> str:
