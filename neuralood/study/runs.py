@@ -66,10 +66,15 @@ def reproduce(name: str) -> None:
 
 
 def dvc(*arguments: str, quiet: bool = False) -> int:
-    """Run DVC here, and return its exit status."""
+    """Run DVC here, and return its exit status. After Ctrl-C, which reaches it as well, it may end in its own time."""
     sink = subprocess.DEVNULL if quiet else None
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, check=False, stdout=sink, stderr=sink).returncode  # noqa: S603, no shell
+    with subprocess.Popen(command, stdout=sink, stderr=sink) as process:  # noqa: S603, no shell
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 def params_text(changes: Mapping[str, Any]) -> str:
