@@ -222,8 +222,8 @@ def page(record: dict[str, Any], seconds: float) -> str:
     lines += ["", "Differences in points: mean [t interval over seeds] [bootstrap over images]", ""]
     lines += ["| arm minus other | mean OOD | cue-conflict | val (in distribution) |", "|---|---|---|---|"]
     for one in record["differences"]:
-        cells = " | ".join(_cell(one[key]) for key in ("ood_mean", "conflict", "val"))
-        lines.append(f"| {one['arm']} minus {one['other']} | {cells} |")
+        row = " | ".join(_cell(one[key]) for key in ("ood_mean", "conflict", "val"))
+        lines.append(f"| {one['arm']} minus {one['other']} | {row} |")
     lines += ["", "Encoder (control none), per seed: median r, ridge, fraction of ceiling", ""]
     for group, scores in record["encoder"].items():
         shown = [" ".join(f"{one:.3f}" for one in scores[key]) for key in ("pearson", "ridge", "fraction_of_ceiling")]

@@ -8,6 +8,7 @@ and ReLU), and dropout acts on attention and on what the MLP puts out.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,10 +79,18 @@ class DenseEncoder(nn.Module):
         """membership: Q V bool (see `DenseReadout`); grid: rows and columns of patches; positions: `learned` or
         `sine`."""
         super().__init__()
-        self.sizes = {"grid": grid, "width": width, "depth": depth, "heads": heads, "positions": positions}
+        self.sizes: dict[str, Any] = {
+            "grid": grid,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "positions": positions,
+        }
         self.dropout = dropout
         self.membership = membership
-        self.position = nn.Parameter(plain_sine_positions(*grid, width), requires_grad=positions == "learned")
+        self.position = nn.Parameter(
+            plain_sine_positions(grid[0], grid[1], width), requires_grad=positions == "learned"
+        )
         self.queries = nn.Parameter(torch.randn(len(membership), width))
         self.layers = nn.ModuleList(DenseLayer(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -122,10 +131,12 @@ def as_roi_encoder(reference: DenseEncoder) -> RoiEncoder:
     )
     model.position.copy_(reference.position)
     model.queries.copy_(reference.queries)
-    for ours, theirs in zip(model.layers, reference.layers, strict=True):
+    layers: Any = zip(model.layers, reference.layers, strict=True)
+    for ours, theirs in layers:
         _copy_layer(ours, theirs)
     model.norm.load_state_dict(reference.norm.state_dict())
-    left, right = reference.readout.linears
+    linears: Any = reference.readout.linears
+    left, right = linears
     vertices = reference.membership.nonzero()[:, 1]
     model.readout.weight.copy_(torch.cat([left.weight, right.weight])[vertices])
     model.readout.bias.copy_(torch.cat([left.bias, right.bias]) * reference.membership.sum(dim=0))
@@ -140,6 +151,7 @@ def _copy_layer(ours: DecoderLayer, theirs: DenseLayer) -> None:
     if ours.self_attention is None:
         _fold_first(ours, theirs)
     else:
+        assert ours.self_norm is not None
         _copy_attention(ours.self_attention, theirs.self_attention)
         ours.self_norm.load_state_dict(theirs.self_norm.state_dict())
 

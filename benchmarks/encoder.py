@@ -71,7 +71,7 @@ def measure(sizes: Record) -> Record:
     record: Record = {"pairs": int(membership().sum())}
     note("peak memory")
     record["peak"] = {name: _peak_of_process(name) for name in (REFERENCE, OURS, FEWER_HEADS)}
-    models = {name: build(name) for name in (REFERENCE, OURS, FEWER_HEADS)}
+    models: dict[str, Any] = {name: build(name) for name in (REFERENCE, OURS, FEWER_HEADS)}
     _require_equal(models[REFERENCE], models[OURS])
     note("readout")
     record |= measure_readout(models[REFERENCE].readout, models[OURS].readout, sizes["repeats"])

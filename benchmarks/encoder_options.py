@@ -247,7 +247,7 @@ def train(worlds: Sequence[World], option: Option, params: Params, number: int) 
         return torch.stack([option.loss(fmri, one.fmri[chosen], c) for fmri, one, chosen, c in each]).sum()
 
     def validate() -> float:
-        model = average.module if average is not None else trunk
+        model: Any = average.module if average is not None else trunk
         rows = first.measured.rows(VALIDATION)
         loss = float(F.mse_loss(model.encoder.eval()(first.tokens(option.layers, rows)), first.fmri[rows]))
         if loss < kept["loss"]:

@@ -52,6 +52,7 @@ class Kept:
     def fmri(self, rows: Any, patches: Tensor) -> Tensor:
         """Read and restored, B V."""
         kept = None if self.array is None else host_rows(self.array, rows, pin=False).float()
+        assert self.data.form is not None
         return self.data.form.restore(self.data.encoder, kept, patches)
 
 

@@ -162,7 +162,7 @@ def save_random_encoder(tokens: Store, shapes: Shapes) -> None:
     )
     with torch.no_grad():
         mean = model(patch_batch(tokens, np.arange(min(CENTRED, len(tokens["cls"]))), torch.device("cpu"))).mean(0)
-        model.readout.bias -= mean
+        model.readout.bias.sub_(mean)
     names = [ROI_FAMILIES[family][number] for family, count in FAMILIES.items() for number in range(count)]
     measured: Any = SimpleNamespace(
         source="random",

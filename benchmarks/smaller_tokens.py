@@ -8,7 +8,7 @@ import shutil
 from contextlib import chdir
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ SCENES = 600
 class Variant:
     """How tokens are stored: dtype, pooling, and which of the world's layers."""
 
-    dtype: str = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     pool: int = 1
     layers: tuple[int, ...] = (-1,)
 

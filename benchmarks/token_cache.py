@@ -58,7 +58,8 @@ def measure(sizes: Record, real: Path | None, *, short: bool) -> Record:
     note("memory")
     record["memory"] = measure_memory(SCRATCH, sizes["memory"], runs=3)
     note("mixing")
-    seeds = [class_sorted_accuracy(*sizes["mixing"], seed) for seed in range(repeats)]
+    images, epochs = sizes["mixing"]
+    seeds = [class_sorted_accuracy(images, epochs, seed) for seed in range(repeats)]
     record["mixing"] = {name: [one[name] for one in seeds] for name in seeds[0]}
     record["smaller"] = {} if short else _measure_smaller(params, real)
     return {

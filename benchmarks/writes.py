@@ -31,7 +31,8 @@ from neuralood.tokens.extract import TokenEncoder
 CPU = torch.device("cpu")
 CLASSES = 7
 VIT = {"name": "vit_small_patch14_dinov2", "image_size": 224, "crop_pct": None, "layers": (-1,), "features": "tokens"}
-SETTINGS = Cache(dtype="float16", pool=1, autocast="none", compile=False, batch_size=32, chunk=64)
+PHOTO_BATCH = 32
+SETTINGS = Cache(dtype="float16", pool=1, autocast="none", compile=False, batch_size=PHOTO_BATCH, chunk=64)
 
 
 def measure_caching(folder: Path, real: Path | None, images: int, repeats: int) -> dict[str, Ratio]:
@@ -39,11 +40,11 @@ def measure_caching(folder: Path, real: Path | None, images: int, repeats: int) 
     torch.set_num_threads(2)
     manifest = _photos(folder, real, images)
     backbone = _vit(real)
-    pixels = _decoded(manifest, backbone, SETTINGS.batch_size)
+    pixels = _decoded(manifest, backbone, PHOTO_BATCH)
     encode = TokenEncoder(backbone, SETTINGS, CPU)
 
     def bare() -> None:
-        for _ in range(images // SETTINGS.batch_size):
+        for _ in range(images // PHOTO_BATCH):
             encode(pixels)
 
     def caching() -> None:
@@ -64,7 +65,7 @@ def _measure_probe(
 ) -> dict[str, Ratio]:
     """An epoch of the linear probe from the cache over one with the backbone in the loop, timed on one batch."""
     store = open_store(folder / paths.tokens("photos"))
-    loop = SETTINGS.batch_size / images
+    loop = PHOTO_BATCH / images
     model = Probe(store)
 
     def in_loop() -> None:
