@@ -30,7 +30,7 @@ from neuralood.fusion.survey import survey
 from neuralood.fusion.train import Seed, build_fusion, training_rows
 from neuralood.fusion.trained import ImageData
 
-HELD_OUT = 32
+HELD_OUT = 8
 THREADS, BATCH, SMALL_BATCH, SEEDS = 2, 32, 8, 3
 PROMISED = 20_000
 """MB that a step with batches of SMALL_BATCH may take."""

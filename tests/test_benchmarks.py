@@ -22,5 +22,5 @@ def test_the_fusion_benchmark_trains_what_the_stage_trains(tmp_path):
     with chdir(folder):
         predicted(store="vertices", rois="all")
     found, training = measure_step(folder, 160)
-    assert found["steps"] == 4  # an epoch: 160 images, 32 of them held out, in batches of 32
+    assert found["steps"] == 5  # an epoch: 160 images, 8 of them held out, in batches of 32
     assert len(training.models) == 1

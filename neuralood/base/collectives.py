@@ -4,6 +4,7 @@ Values and barriers go over gloo, through the CPU, on any machine. CUDA tensors 
 card of its own.
 """
 
+import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,8 +82,11 @@ def distributed(module: nn.Module) -> nn.Module:
     """The module, by PyTorch's DistributedDataParallel where there are several processes: they average gradients."""
     if ranks.count() == 1:
         return module
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = next(name for name in ("forward_sync_buffers", "broadcast_buffers") if name in known)  # renamed in 2.14
+    options: dict[str, Any] = {"find_unused_parameters": True, buffers: False}  # no step changes a buffer
     with _losses_noticed():
-        return DistributedDataParallel(module, find_unused_parameters=True, broadcast_buffers=False)  # none changes
+        return DistributedDataParallel(module, **options)
 
 
 def draw_apart() -> None:
