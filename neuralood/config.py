@@ -353,7 +353,7 @@ class Geometry:
 
 @dataclass(frozen=True, config=STRICT)
 class Study:
-    """What `neuralood study` repeats and varies; read by no stage."""
+    """What `neuralood study` repeats and varies; it changes no result of a stage."""
 
     seeds: Annotated[int, Field(ge=2)]
     pcc_weights: tuple[NonNegative, ...]

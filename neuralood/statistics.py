@@ -9,6 +9,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
+from neuralood.base.records import rounded
 from neuralood.base.store import Array
 
 
@@ -52,6 +53,12 @@ def percentile_interval(means: Array, level: float = 0.95) -> tuple[float, float
     tail = round(50 * (1 - level), 9)  # percent
     low, high = np.percentile(means, (tail, 100 - tail))
     return float(low), float(high)
+
+
+def low_and_high(values: Array) -> dict[str, float]:
+    """95 % percentile interval of resampled values, those that are undefined (NaN) left out, as records have it."""
+    low, high = percentile_interval(values[np.isfinite(values)])
+    return {"low": rounded(low), "high": rounded(high)}
 
 
 def bootstrap_p(means: Array) -> float:

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from conftest import DELETE, randomise
 
@@ -12,6 +13,7 @@ from neuralood.base.writing import write_store
 from neuralood.data.manifest import Manifest, write_manifest
 from neuralood.encoder.model import RoiEncoder
 from neuralood.encoder.trained import save_encoder
+from neuralood.fusion import train as training
 
 CLASSES, GRID, WIDTH, CLS_WIDTH, VERTICES = 4, (2, 3), 8, 10, 30
 ROI_NAMES = ("lh.V1v", "rh.V1v", "lh.EBA", "rh.EBA")
@@ -92,3 +94,23 @@ def write_encoder(tokens, width=6):
         fsaverage_vertex=None,
     )
     save_encoder(model.eval(), tokens, measured, "none", 1)
+
+
+class Interrupted(Exception):  # noqa: N818  (no error)
+    """Stands for whatever ends a process."""
+
+
+def train_until(monkeypatch, params, name, call):
+    """train_fusion, ended by the given call of what it calls `name`."""
+    real, calls = getattr(training, name), []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise Interrupted
+        return real(*arguments)
+
+    monkeypatch.setattr(training, name, failing)
+    with pytest.raises(Interrupted):
+        training.train_fusion(params)
+    monkeypatch.setattr(training, name, real)

@@ -60,6 +60,8 @@ def made_up_study(brain: bool = True) -> dict[str, Any]:
                 for name in ("shuffled", "image_only", "untrained", "features")
             },
         },
+        "geometry": {},
+        "humans": {},
         "best_baseline": {
             "arm": "attentive",
             "difference": {"name": "bmfl - attentive", **_difference(tops["bmfl"] - tops["attentive"])},

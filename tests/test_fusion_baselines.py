@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import randomise
-from helpers_fusion import CLASSES, CLS_WIDTH, WIDTH, make_world
+from helpers_fusion import CLASSES, CLS_WIDTH, WIDTH, Interrupted, make_world, train_until
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -130,28 +130,14 @@ def test_same_seed_same_files(world, variant):
     assert kept[0] == kept[1]
 
 
-class Interrupted(Exception):  # noqa: N818  (no error)
-    """Stands for whatever ends a process."""
-
-
 @pytest.mark.parametrize("variant", ["dinov2_probe", "mlp", "attentive"])
 def test_an_interrupted_baseline_ends_with_the_same_weights(world, variant, monkeypatch):
     monkeypatch.setattr(dinov2_probe, "RATES", (0.01, 0.1))
     params = world(variant, **{"fusion.mixup": 0.4, "fusion.dropout": 0.2})
     params = replace(params, runtime=replace(params.runtime, checkpoint_minutes=1e-9))
     train_fusion(params)
-    expected, real, calls = load_file(paths.FUSION / "seed0" / "fusion.safetensors"), training.mixed, []
-
-    def failing(*arguments):
-        calls.append(1)
-        if len(calls) == 7:
-            raise Interrupted
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "mixed", failing)
-    with pytest.raises(Interrupted):
-        train_fusion(params)
-    monkeypatch.setattr(training, "mixed", real)
+    expected = load_file(paths.FUSION / "seed0" / "fusion.safetensors")
+    train_until(monkeypatch, params, "mixed", 7)
     torch.rand(7)
     train_fusion(params)
     found = load_file(paths.FUSION / "seed0" / "fusion.safetensors")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, randomise
-from helpers_fusion import VERTICES, make_world
+from helpers_fusion import VERTICES, Interrupted, make_world, train_until
 from safetensors.torch import load_file
 
 from neuralood.base import paths
@@ -233,10 +233,6 @@ def test_each_part_of_the_recipe_changes_the_weights(world, project, recipe):
     assert not torch.equal(weights()["classify.weight"], plain["classify.weight"])
 
 
-class Interrupted(Exception):  # noqa: N818  (no error)
-    """Stands for whatever ends a process."""
-
-
 @pytest.mark.parametrize("stop_at", [1, 5, 17])
 @pytest.mark.parametrize("changes", [{}, {"fusion.seeds": 2, "fusion.ema": 0.9, "fusion.dropout": 0.3}], ids=["1", "2"])
 def test_an_interrupted_run_ends_with_the_same_weights(world, monkeypatch, stop_at, changes):
@@ -244,18 +240,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(world, monkeypatch, stop_
     params = replace(params, runtime=replace(params.runtime, checkpoint_minutes=1e-9))
     train_fusion(params)
     expected = [weights(part, seed) for seed in range(params.fusion.seeds) for part in ("fusion", "last", "probe")]
-    real, calls = training.fusion_loss, []
-
-    def failing(*arguments):
-        calls.append(1)
-        if len(calls) == stop_at:
-            raise Interrupted
-        return real(*arguments)
-
-    monkeypatch.setattr(training, "fusion_loss", failing)
-    with pytest.raises(Interrupted):
-        train_fusion(params)
-    monkeypatch.setattr(training, "fusion_loss", real)
+    train_until(monkeypatch, params, "fusion_loss", stop_at)
     monkeypatch.setattr(training, "survey", None)  # nothing is surveyed, and no probe solved, twice
     monkeypatch.setattr(training, "fit_probes", None)
     torch.rand(7)

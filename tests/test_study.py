@@ -20,7 +20,7 @@ from neuralood.config import load_params
 from neuralood.predictions import Predictions, write_predictions
 from neuralood.study import runs, study
 from neuralood.study.arms import CONTROLS, further_arms
-from neuralood.study.baselines import best_baseline, effective_robustness
+from neuralood.study.baselines import above_the_line, best_baseline
 from neuralood.study.compare import Difference
 from neuralood.study.results import Result
 from neuralood.study.verdict import verdict
@@ -195,13 +195,27 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(small, pretended)
     assert paths.STUDY_METRICS.read_bytes() == killed
 
 
-def test_params_that_were_edited_after_a_kill_are_kept(small):
+def killed_while(running):
+    """What a study leaves that was killed while params.yaml was an arm's."""
     runs.ARMS.mkdir(parents=True)
-    (runs.ARMS / runs.OWN_PARAMS).write_text("old")
-    (runs.ARMS / runs.RUNNING_PARAMS).write_text("the arm's")
+    (runs.ARMS / runs.OWN_PARAMS).write_text("own")
+    (runs.ARMS / runs.RUNNING_PARAMS).write_text(running)
+
+
+def test_params_that_were_edited_after_a_kill_are_kept_and_so_are_the_users_own(small):
+    killed_while("the arm's")
     before = small.file.read_bytes()
-    runs.restore_params()
+    with pytest.raises(UserError, match=r"was edited.*own_params\.yaml is your own"):
+        runs.restore_params()
     assert small.file.read_bytes() == before
+    assert (runs.ARMS / runs.OWN_PARAMS).read_text() == "own"
+
+
+def test_a_study_killed_before_params_were_replaced_leaves_nothing(small):
+    killed_while("the arm's")
+    small.file.write_text("own")
+    runs.restore_params()
+    assert small.file.read_text() == "own"
     assert not list(runs.ARMS.iterdir())
 
 
@@ -264,14 +278,14 @@ def test_the_best_baseline_is_chosen_on_the_holdout():
 
 def test_effective_robustness_is_the_height_above_the_baselines_line():
     arms = [arm("linear", "baseline", 90, 40), arm("mlp", "baseline", 60, 20), arm("bmfl", "main", 90, 70)]
-    found = effective_robustness(arms, SETS_OF_ARMS)
+    found = above_the_line(arms, SETS_OF_ARMS)
     assert found["arms"]["linear"] == pytest.approx(0, abs=1e-4)
     assert found["arms"]["bmfl"] == pytest.approx(30 * 100 / 101, abs=1e-4)
 
 
 def test_effective_robustness_of_equal_baselines_is_not_applicable():
     arms = [arm("linear", "baseline", 100, 40), arm("mlp", "baseline", 100, 20), arm("bmfl", "main", 100, 70)]
-    assert effective_robustness(arms, SETS_OF_ARMS)["arms"] == {}
+    assert above_the_line(arms, SETS_OF_ARMS)["arms"] == {}
 
 
 def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypatch):

@@ -161,19 +161,25 @@ def _readable(read: Callable[[Path], Read], file: Path) -> Read:
 
 
 def _require_keys(file: Path, record: dict[str, Any]) -> None:
-    if record.get("format") != FORMAT:
-        raise UserError(f"{file} is of no exported encoder: fmri.imported wants what `neuralood export-encoder` wrote")
-    if record.get("version") != VERSION:
-        raise UserError(
-            f"{file} has version {record.get('version')}, this program reads {VERSION}: update it, or export again"
-        )
-    if record.get(CHECKSUM) != record_digest(record):
-        raise UserError(f"{file} was edited or is damaged (its checksum does not fit): {REMEDY}")
+    otherwise = "is of no exported encoder: fmri.imported wants what `neuralood export-encoder` wrote"
+    require_sealed(file, record, FORMAT, VERSION, otherwise)
     if record.get("reads") not in KEYS_OF:
         raise UserError(f"{file}: `reads` is {record.get('reads')!r}, wants {' or '.join(KEYS_OF)}: {REMEDY}")
     for key, kind in {**KEYS, **KEYS_OF[record["reads"]]}.items():
         if not isinstance(record.get(key), kind):
             raise UserError(f"{file}: `{key}` is missing, or no {kind.__name__}: {REMEDY}")
+
+
+def require_sealed(file: Path, record: dict[str, Any], of_format: str, version: int, otherwise: str) -> None:
+    """Raise UserError unless a record is as it was written, of this version and format; else `otherwise` is said."""
+    if record.get("format") != of_format:
+        raise UserError(f"{file} {otherwise}")
+    if record.get("version") != version:
+        raise UserError(
+            f"{file} has version {record.get('version')}, this program reads {version}: update it, or export again"
+        )
+    if record.get(CHECKSUM) != record_digest(record):
+        raise UserError(f"{file} was edited or is damaged (its checksum does not fit): {REMEDY}")
 
 
 def _require_fit(folder: Path, record: dict[str, Any], weights: dict[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from neuralood.encoder.scores import (
     noise_normalised,
     pearson_columns,
 )
-from neuralood.statistics import percentile_interval
+from neuralood.statistics import low_and_high
 
 KIND = "scores of a brain encoder, a vertex"
 ORDER = "vertices in the order of data/fmri/measured.zarr: lh, then rh"
@@ -144,5 +144,4 @@ def _vertex_sets(record: dict[str, Any], measured: Measured) -> Iterator[tuple[d
 
 
 def _with_interval(value: float, resampled: Array) -> dict[str, float]:
-    low, high = percentile_interval(resampled)
-    return {"r": rounded(value), "low": rounded(low), "high": rounded(high)}
+    return {"r": rounded(value), **low_and_high(resampled)}

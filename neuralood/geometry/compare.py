@@ -20,7 +20,7 @@ from neuralood.geometry.dissimilarity import read_people
 from neuralood.geometry.likeness import MEASURES, likeness, noise_ceiling, rsatoolbox_compare
 from neuralood.geometry.representations import AFTER, BEFORE, FMRI, model_dissimilarities
 from neuralood.geometry.resampling import draw_resamples, resampled_spearman
-from neuralood.statistics import percentile_interval
+from neuralood.statistics import low_and_high
 
 SCORES, DISSIMILARITIES = "scores.json", "dissimilarities.npz"
 
@@ -85,7 +85,7 @@ def compare_models(
     ceiling = noise_ceiling(people) if len(people) > 1 else {}
 
     def lead(name: str, other: str) -> dict[str, float]:
-        ends = _ends(resampled[name] - resampled[other])
+        ends = low_and_high(resampled[name] - resampled[other])
         return {"spearman": rounded(spearman[name] - spearman[other]), **ends}
 
     before = [name for name in BEFORE if name in models]
@@ -93,16 +93,11 @@ def compare_models(
         "n_people": len(people),
         "ceiling": {name: {end: rounded(r) for end, r in ends.items()} for name, ends in ceiling.items()},
         "representations": {
-            name: {**{measure: rounded(one[measure].mean()) for measure in MEASURES}, **_ends(resampled[name])}
+            name: {**{measure: rounded(one[measure].mean()) for measure in MEASURES}, **low_and_high(resampled[name])}
             for name, one in likenesses.items()
         },
         "lead": {name: {other: lead(name, other) for other in before} for name in COMPARED if name in models},
     }
-
-
-def _ends(resampled: Array) -> dict[str, float]:
-    low, high = percentile_interval(resampled)
-    return {"low": rounded(low), "high": rounded(high)}
 
 
 def _show(set_name: str, scores: dict[str, Any], *, simulated: bool) -> None:

@@ -14,7 +14,7 @@ from neuralood.humans.agreement import ShapeBias, agreement_among, agreement_wit
 from neuralood.humans.experiments import CUE_CONFLICT, counted_images, read_people
 from neuralood.humans.resampling import draw_images, mean_kappa, pooled_shape_bias
 from neuralood.humans.trials import Observer, image_id
-from neuralood.statistics import percentile_interval
+from neuralood.statistics import low_and_high
 
 Models = Mapping[str, Sequence[Observer]]
 """Classifiers by name, each as trained with one seed or several."""
@@ -118,5 +118,4 @@ def _accuracy(observers: Sequence[Observer]) -> float:
 
 
 def _with_interval(value: float, drawn: Array) -> dict[str, float]:
-    low, high = percentile_interval(drawn[np.isfinite(drawn)])
-    return {"value": rounded(value), "low": rounded(low), "high": rounded(high)}
+    return {"value": rounded(value), **low_and_high(drawn)}

@@ -20,6 +20,7 @@ from neuralood.data.imagenet.categories import MEMBERS
 from neuralood.data.imagenet.wnids import WNIDS
 from neuralood.data.images import read_image
 from neuralood.data.listing import Exclusion, Request
+from neuralood.given_images import REMEDY
 from neuralood.humans.categories import answers_of
 from neuralood.humans.comparison import compare, shown_alike
 from neuralood.humans.tables import show
@@ -29,8 +30,6 @@ IMAGE_SIZE = 224
 
 BATCH = 32
 """Images in a forward pass."""
-
-REMEDY = "replace it, or leave it out"
 
 
 def compare_head(

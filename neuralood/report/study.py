@@ -26,6 +26,11 @@ TERMS = {
     "brain": "what the brain knows",
 }
 """The terms of the decomposition, in their order."""
+PEOPLE = {
+    "geometry": ("spearman", "Spearman of fused features with people's dissimilarities (before: [CLS])"),
+    "humans": ("kappa", "error consistency (kappa) with people"),
+}
+"""What arms are compared with people by: sections of the record, their measure, and what it is called."""
 
 
 def study(record: Record, charts: Charts) -> str:
@@ -55,13 +60,6 @@ def study(record: Record, charts: Charts) -> str:
     )
 
 
-PEOPLE = {
-    "geometry": ("spearman", "Spearman of fused features with people's dissimilarities (before: [CLS])"),
-    "humans": ("kappa", "error consistency (kappa) with people"),
-}
-"""What arms are compared with people by: sections of the record, their measure, and what it is called."""
-
-
 def _beside_people(record: Record) -> str:
     """A table a set: each arm's likeness to people, and BMFL's minus it."""
     return "".join(
@@ -71,7 +69,7 @@ def _beside_people(record: Record) -> str:
             [[arm, _value(one, measure), _value(one["main_minus_it"], measure, sign="+")] for arm, one in arms.items()],
         )
         for section, (measure, title) in PEOPLE.items()
-        for name, arms in record.get(section, {}).items()
+        for name, arms in record[section].items()
     )
 
 
@@ -95,18 +93,13 @@ def arms_by_kind(record: Record) -> Iterator[tuple[str, str]]:
 
 def _about(record: Record) -> str:
     quick = " (the quick one: few arms)" if record["quick"] else ""
-    sets = record["sets"]
+    sets, best = record["sets"], record["best_baseline"]
     about = [
         f"From metrics/study.json{quick}: {len(record['arms'])} arms of {record['backbone']}, {record['data']} fMRI, "
-        f"{record['seeds']} seeds each. Mean OOD is the unweighted mean over {', '.join(sets[MEAN])}."
+        f"{record['seeds']} seeds each. Mean OOD is the unweighted mean over {', '.join(sets[MEAN])}.",
+        f"The best baseline without a brain, chosen on the holdout, is {best['arm']}: BMFL is "
+        f"{signed(best['difference']['difference'])} points from it {_interval(best['difference']['image_interval'])}.",
     ]
-    if "best_baseline" in record:
-        best = record["best_baseline"]
-        low, high = best["difference"]["image_interval"]
-        about.append(
-            f"The best baseline without a brain, chosen on the holdout, is {best['arm']}: BMFL is "
-            f"{signed(best['difference']['difference'])} points from it [{signed(low)}, {signed(high)}]."
-        )
     if "power" in record:
         about.append(record["power"]["text"])
     return " ".join(about)

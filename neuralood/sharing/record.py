@@ -13,7 +13,7 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import read_json
 from neuralood.config import STRICT, Positive, Variant
 from neuralood.encoder import trained
-from neuralood.encoder.exported import CHECKSUM, REMEDY, record_digest
+from neuralood.encoder.exported import CHECKSUM, REMEDY, record_digest, require_sealed
 from neuralood.fusion.model import FusionSizes
 from neuralood.fusion.trained import FUSION, PROBE, seed_folder
 
@@ -95,14 +95,8 @@ def _unsealed(file: Path) -> dict[str, Any]:
         record = read_json(file)
     except UserError:
         raise UserError(f"{file} is damaged: {REMEDY}") from None
-    if record.get("format") != FORMAT:
-        raise UserError(f"{file} is of no exported model: name a folder that `neuralood export` wrote")
-    if record.get("version") != VERSION:
-        raise UserError(
-            f"{file} has version {record.get('version')}, this program reads {VERSION}: update it, or export again"
-        )
-    if record.get(CHECKSUM) != record_digest(record):
-        raise UserError(f"{file} was edited or is damaged (its checksum does not fit): {REMEDY}")
+    otherwise = "is of no exported model: name a folder that `neuralood export` wrote"
+    require_sealed(file, record, FORMAT, VERSION, otherwise)
     return {key: value for key, value in record.items() if key not in ("format", "version", CHECKSUM)}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from neuralood.config import Params
+from neuralood.config import BASELINES, Params
 from neuralood.data.rois import ROI_GROUPS
 
 Kind = Literal["main", "control", "rois", "setting", "amount", "baseline"]
@@ -14,10 +14,8 @@ LINEAR = "linear"
 """The linear probe of the main arm's own run."""
 CONTROLS = ("shuffled", "image_only", "untrained", "features")
 """What BMFL must beat before its gain may be called the brain's (Holm-corrected, on mean OOD)."""
-BASELINES: dict[str, dict[str, Any]] = {
-    **{
-        name: {"fusion.variant": name} for name in ("dinov2_probe", "knn", "attentive", "mlp", "probe_ensemble", "wise")
-    },
+BASELINE_ARMS: dict[str, dict[str, Any]] = {
+    **{name: {"fusion.variant": name} for name in BASELINES},
     "attentive_smoothed": {"fusion.variant": "attentive", "fusion.label_smoothing": 0.1},
     "attentive_mixup": {"fusion.variant": "attentive", "fusion.mixup": 0.2},
 }
@@ -47,7 +45,7 @@ def further_arms(params: Params, groups: Sequence[str], roi_names: Sequence[str]
     arms = [*_controls(params), *_single_groups(params, [one for one in groups if one in QUICK_GROUPS or not quick])]
     if not quick:
         arms += [*_without_groups(params, groups, roi_names), *_settings(params), *_amounts(params)]
-        arms += [Arm(name, "baseline", changes) for name, changes in BASELINES.items()]
+        arms += [Arm(name, "baseline", changes) for name, changes in BASELINE_ARMS.items()]
     return arms
 
 

@@ -21,7 +21,7 @@ from neuralood.geometry.resampling import draw_resamples, resampled_spearman
 from neuralood.humans.agreement import agreement_with
 from neuralood.humans.alignment import read_answers
 from neuralood.humans.comparison import resampled
-from neuralood.statistics import percentile_interval
+from neuralood.statistics import low_and_high
 from neuralood.study.arms import LINEAR, MAIN
 from neuralood.study.runs import ARMS
 
@@ -84,13 +84,8 @@ def _beside_main(measure: str, points: Mapping[str, float], drawn: Mapping[str, 
     return {
         name: {
             measure: rounded(value),
-            **_ends(drawn[name]),
-            "main_minus_it": {measure: rounded(points[MAIN] - value), **_ends(drawn[MAIN] - drawn[name])},
+            **low_and_high(drawn[name]),
+            "main_minus_it": {measure: rounded(points[MAIN] - value), **low_and_high(drawn[MAIN] - drawn[name])},
         }
         for name, value in points.items()
     }
-
-
-def _ends(values: Array) -> dict[str, float]:
-    low, high = percentile_interval(values[np.isfinite(values)])
-    return {"low": rounded(low), "high": rounded(high)}

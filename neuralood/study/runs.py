@@ -99,11 +99,19 @@ def is_kept(arm: Arm, text: str) -> bool:
 
 
 def restore_params() -> None:
-    """Put the user's params.yaml back after a study that was killed, unless it was edited since."""
+    """Put the user's params.yaml back, after an arm or after a study that was killed.
+
+    Raises UserError where it was edited while it was the arm's: nobody's edit, and not the user's own file, is lost.
+    """
     own, running = ARMS / OWN_PARAMS, ARMS / RUNNING_PARAMS
-    if own.exists() and running.exists() and paths.PARAMS.read_bytes() == running.read_bytes():
+    if own.exists():
+        now = paths.PARAMS.read_bytes()
+        if now not in (own.read_bytes(), running.read_bytes() if running.exists() else None):
+            raise UserError(
+                f"{paths.PARAMS} was edited while it was that of an arm of the study; {own} is your own: "
+                "make one of them what you want, delete the other, and run `neuralood study` again"
+            )
         own.replace(paths.PARAMS)
-    own.unlink(missing_ok=True)
     running.unlink(missing_ok=True)
 
 

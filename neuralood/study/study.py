@@ -1,6 +1,7 @@
 """The whole study, from params.yaml to metrics/study.json."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from neuralood.base import console, paths
@@ -8,9 +9,9 @@ from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, rounded, write_json
 from neuralood.config import Params, load_params
 from neuralood.data.fmri import present_groups
-from neuralood.study.arms import CONTROLS, MAIN, further_arms, main_arm
-from neuralood.study.baselines import best_baseline, effective_robustness
-from neuralood.study.compare import Resampling, compare, compared_sets, difference
+from neuralood.study.arms import CONTROLS, LINEAR, MAIN, further_arms, main_arm
+from neuralood.study.baselines import above_the_line, best_baseline
+from neuralood.study.compare import Difference, Resampling, compare, compared_sets, difference
 from neuralood.study.people import errors_of_arms, geometry_of_arms
 from neuralood.study.results import OOD_MEAN, Result, cell, read_linear, read_result
 from neuralood.study.runs import ARMS, RECORD, dvc, restore_params, run_arms
@@ -51,16 +52,17 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
     sets, how = compared_sets(ood, params.evaluation.ood_mean), Resampling(params.evaluation.bootstrap, params.seed)
     scored = ["val", *ood]
     results = {name: read_result(name, scored) for name in names}
-    results["linear"] = read_linear(scored)
+    results[LINEAR] = read_linear(scored)
     main, main_record = results[MAIN], read_json(ARMS / MAIN / "classification.json")
     simulated = main_record["fmri"] == "simulated"
     others = [one for name, one in results.items() if name != MAIN]
 
-    def on_ood(one: str, other: str) -> Any:
+    @cache
+    def on_ood(one: str, other: str) -> Difference:
         return difference(results[one], results[other], sets[OOD_MEAN], how)
 
     against = {name: on_ood(MAIN, name) for name in CONTROLS if name in results}
-    best, above = best_baseline(list(results.values())), effective_robustness(list(results.values()), sets)
+    best, above = best_baseline(list(results.values())), above_the_line(list(results.values()), sets)
     features_gain = on_ood("features", "shuffled") if {"features", "shuffled"} <= set(results) else None
     record = {
         "data": main_record["fmri"],

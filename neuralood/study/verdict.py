@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuralood.base.records import rounded
-from neuralood.statistics import bootstrap_p, holm, holm_levels, percentile_interval, smallest_gain
-from neuralood.study.arms import CONTROLS
+from neuralood.statistics import bootstrap_p, holm, holm_levels, percentile_interval, seed_interval, smallest_gain
+from neuralood.study.arms import CONTROLS, LINEAR, MAIN
 from neuralood.study.compare import Difference
 
 TERMS = {
-    "total": ("bmfl", "linear"),
-    "image_network": ("image_only", "linear"),
+    "total": (MAIN, LINEAR),
+    "image_network": ("image_only", LINEAR),
     "training_on_fmri": ("shuffled", "image_only"),
-    "brain": ("bmfl", "shuffled"),
+    "brain": (MAIN, "shuffled"),
 }
 """bmfl - linear = (image_only - linear) + (shuffled - image_only) + (bmfl - shuffled)."""
 
@@ -69,7 +69,8 @@ def _finding(rows: Mapping[str, Any], *, found: bool) -> str:
 
 def _over_seeds(against: Mapping[str, Difference]) -> list[str]:
     """Where training anew could change the sign."""
-    open_ones = [name for name, one in against.items() if (one.record()["seed_interval"] or [0])[0] <= 0]
+    intervals = {name: seed_interval(one.per_seed.tolist()) for name, one in against.items()}
+    open_ones = [name for name, interval in intervals.items() if interval is None or interval[0] <= 0]
     if not open_ones:
         return ["Over seeds, too, every difference lies above 0 (t intervals)."]
     return [f"Over seeds, the t interval of the difference to {_listed(open_ones)} does not lie above 0."]
