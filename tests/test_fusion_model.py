@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from neuralood.base.moments import Scale
 from neuralood.base.store import open_store
 from neuralood.base.writing import write_store
 from neuralood.config import load_params
 from neuralood.encoder.form import Form
 from neuralood.encoder.model import RoiEncoder, encoder_sizes, roi_encoder
 from neuralood.fusion.loss import fusion_loss, pearson
-from neuralood.fusion.model import BrainTransformer, FusionClassifier, FusionSizes, Standardise, vertex_order
+from neuralood.fusion.model import BrainTransformer, FusionClassifier, FusionSizes, floored, vertex_order
 from neuralood.fusion.probe import Probe
 from neuralood.fusion.survey import open_features, survey
 from neuralood.fusion.train import build_fusion, parameter_counts
@@ -468,7 +469,19 @@ def test_token_dropout_leaves_out_patches_in_training_only(inputs):
     assert make_model("bmfl").train()._kept(patches) is patches
 
 
-def test_standardise_floors_the_sd():
-    scale = Standardise(2)
-    scale.set(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), floor=0.5)
-    assert torch.equal(scale(torch.tensor([[2.0, 6.0]])), torch.tensor([[2.0, 1.0]]))
+def test_a_feature_that_hardly_varied_in_training_does_not_drown_the_others():
+    model = make_model("bmfl")
+    cls, patches, fmri = (
+        Scale(torch.zeros(width), torch.full((width,), 2.0))
+        for width in (SIZES.cls_width + SIZES.patch_width, SIZES.patch_width, SIZES.vertices)
+    )
+    for scale in (cls, patches, fmri):
+        scale.sd[0] = 1e-9
+    model.standardise(cls, patches, fmri)
+    assert model.scale_cls.sd[0] == model.scale_patches.sd[0] == pytest.approx(0.2)  # a tenth of the median
+    assert model.scale_fmri.sd[0] == pytest.approx(1e-3)
+    assert (model.scale_cls.sd[1:] == 2).all()
+
+
+def test_features_that_are_all_constant_are_divided_by_something():
+    assert floored(torch.zeros(3)).tolist() == pytest.approx([1e-6] * 3)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuralood.base.attention import CrossAttention
 from neuralood.base.moments import Scale
-from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, Standardise, thinned
+from neuralood.fusion.model import FusionClassifier, FusionOutput, FusionSizes, Standardise, floored, thinned
 from neuralood.fusion.probe import Probe
 
 
@@ -29,7 +29,7 @@ class Baseline(nn.Module):
         return fmri[:, :0]
 
     def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
-        """Scale the inputs by these: of concat([CLS], GAP), or of patch tokens."""
+        """Scale the inputs by these: of concat([CLS], GAP), or of patch tokens. Nothing, for a LinearHead."""
 
 
 class LinearHead(Baseline):
@@ -40,10 +40,6 @@ class LinearHead(Baseline):
         self.unread = sizes.patch_width - gap_width
         self.scale = Standardise(sizes.cls_width + gap_width)
         self.classify = nn.Linear(sizes.cls_width + gap_width, sizes.classes)
-
-    def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
-        """Scale the inputs by those of the features."""
-        self.scale.set(self._read(features.mean), self._read(features.sd))
 
     def take(self, probe: Probe) -> None:
         """Be a probe of all features."""
@@ -63,13 +59,6 @@ class LinearHead(Baseline):
         return torch.cat([features[..., :width], features[..., width + self.unread :]], dim=-1)
 
 
-SD_FLOOR = 0.1
-"""Smallest sd, as a share of the median, by which an input of `mlp` and `attentive` is standardised.
-
-Some of a CNN's features hardly vary in training and do elsewhere: divided by next to nothing they would drown all else.
-"""
-
-
 class Mlp(Baseline):
     """One hidden layer on concat([CLS], GAP), of the width at which it has as many parameters as bmfl, or nearest."""
 
@@ -84,7 +73,7 @@ class Mlp(Baseline):
     def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
         """Scale the inputs by those of the features."""
         width = self.sizes.cls_width
-        self.scale.set(features.mean, torch.cat([_floored(features.sd[:width]), _floored(features.sd[width:])]))
+        self.scale.set(features.mean, torch.cat([floored(features.sd[:width]), floored(features.sd[width:])]))
 
     def forward(self, cls: Tensor, patches: Tensor, fmri: Tensor) -> FusionOutput:
         """cls B D', patches B N (L D)."""
@@ -110,7 +99,7 @@ class AttentiveProbe(Baseline):
 
     def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
         """Scale the inputs by those of the patch tokens."""
-        self.scale.set(patches.mean, _floored(patches.sd))
+        self.scale.set(patches.mean, floored(patches.sd))
 
     def forward(self, cls: Tensor, patches: Tensor, fmri: Tensor) -> FusionOutput:
         """patches B N (L D); [CLS] is not read."""
@@ -126,10 +115,6 @@ TRAINED: dict[str, type[Mlp | AttentiveProbe]] = {"mlp": Mlp, "attentive": Atten
 def hidden_width(parameters: int, features: int, classes: int) -> int:
     """Of an MLP of one hidden layer, so that it has about so many parameters: H (F + 1) + C (H + 1)."""
     return max(1, round((parameters - classes) / (features + 1 + classes)))
-
-
-def _floored(sd: Tensor) -> Tensor:
-    return sd.clamp_min(SD_FLOOR * float(sd.median()))
 
 
 def _bmfl_parameters(sizes: FusionSizes) -> int:

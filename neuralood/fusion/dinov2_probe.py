@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from torch import nn
 
-from neuralood.base.moments import Scale
 from neuralood.base.training import Schedule, Sgd
 from neuralood.config import Fusion
 from neuralood.fusion.baselines import LinearHead
@@ -22,13 +21,6 @@ RATES_OF = 256
 MOMENTUM = 0.9
 START_SD = 0.01
 """Of a head's weights before the first step."""
-
-
-class RawHead(LinearHead):
-    """A linear head on features as they are."""
-
-    def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
-        """Nothing is scaled."""
 
 
 class Head(NamedTuple):
@@ -43,10 +35,10 @@ def grid(layers: int) -> list[Head]:
     return [Head(gap_layers, lr) for gap_layers in sorted({0, 1, layers}) for lr in RATES]
 
 
-def heads(sizes: FusionSizes, layers: int) -> list[RawHead]:
+def heads(sizes: FusionSizes, layers: int) -> list[LinearHead]:
     """The heads of the grid, with random weights."""
     width = sizes.patch_width // layers
-    found = [RawHead(sizes, head.gap_layers * width) for head in grid(layers)]
+    found = [LinearHead(sizes, head.gap_layers * width) for head in grid(layers)]
     for head in found:
         nn.init.normal_(head.classify.weight, std=START_SD)
         nn.init.zeros_(head.classify.bias)

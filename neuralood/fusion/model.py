@@ -17,6 +17,11 @@ from neuralood.encoder.model import RoiEncoders
 
 FMRI_SD_FLOOR = 1e-3
 """Smallest sd, in units of the measured fMRI, by which a predicted vertex is standardised."""
+SD_FLOOR = 0.1
+"""Smallest sd, as a share of the median, by which an image feature is standardised.
+
+Some of a CNN's features hardly vary in training and do elsewhere: divided by next to nothing they would drown all else.
+"""
 
 
 class FusionOutput(NamedTuple):
@@ -58,10 +63,10 @@ class Standardise(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("sd", torch.ones(width))
 
-    def set(self, mean: Tensor, sd: Tensor, floor: float = 1e-6) -> None:
-        """Take these statistics, the sd not below `floor`."""
+    def set(self, mean: Tensor, sd: Tensor) -> None:
+        """Take these statistics, mean and sd F; no sd may be 0."""
         self.mean.copy_(mean)
-        self.sd.copy_(sd.clamp_min(floor))
+        self.sd.copy_(sd)
 
     def forward(self, values: Tensor) -> Tensor:
         """... F -> ... F."""
@@ -150,9 +155,9 @@ class FusionClassifier(nn.Module):
     def standardise(self, features: Scale, patches: Scale, fmri: Scale) -> None:
         """Scale the inputs by these: of concat([CLS], GAP), of patch tokens, of the fMRI that fusion reads."""
         width = self.sizes.cls_width
-        self.scale_cls.set(features.mean[:width], features.sd[:width])
-        self.scale_patches.set(*patches)
-        self.scale_fmri.set(*fmri, FMRI_SD_FLOOR)
+        self.scale_cls.set(features.mean[:width], floored(features.sd[:width]))
+        self.scale_patches.set(patches.mean, floored(patches.sd))
+        self.scale_fmri.set(fmri.mean, fmri.sd.clamp_min(FMRI_SD_FLOOR))
 
     def _kept(self, patches: Tensor) -> Tensor:
         """In training, a random share of each image's patch tokens: B N D -> B N' D."""
@@ -163,6 +168,11 @@ class FusionClassifier(nn.Module):
         if self.encoder is not None:
             fmri = self.encoder(patches)
         return fmri[:, self.order]
+
+
+def floored(sd: Tensor) -> Tensor:
+    """The sd of image features, none below SD_FLOOR x the median, nor below 1e-6: F -> F."""
+    return sd.clamp_min(max(SD_FLOOR * float(sd.median()), 1e-6))
 
 
 def thinned(patches: Tensor, dropout: float) -> Tensor:
