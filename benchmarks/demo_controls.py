@@ -1,11 +1,11 @@
 """BMFL against its controls on the simulated demo world, over three simulated subjects.
 
     python -m benchmarks.demo_controls          # writes benchmarks/demo_controls.json and .md
-    python -m benchmarks.demo_controls --short  # two subjects, fewer arms, into build/ only
+    python -m benchmarks.demo_controls --short  # one subject, fewer arms, into build/ only
 
-Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm, a process a seed:
-the tokens of a seed are shared by its arms. In the last two arms the high-level ROIs are noise that no image predicts.
-Per-image predictions stay in build/demo_controls/.
+Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm. In the last two arms the
+high-level ROIs are noise that no image predicts: another world. A process runs all arms of one seed and world, which
+share their tokens. Per-image predictions stay in build/demo_controls/.
 
 The world is SIMULATED and built so that the effect exists: this tests the pipeline and its controls, not the brain.
 """
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from neuralood.base import paths
 from neuralood.base.console import console
@@ -38,13 +37,13 @@ from neuralood.encoder.train import train_encoder
 from neuralood.evaluation import evaluate
 from neuralood.fusion.train import train_fusion
 from neuralood.predictions import read_predictions
-from neuralood.statistics import PairedResult, bootstrap_interval
+from neuralood.statistics import PairedResult, bootstrap_interval, seed_interval
 from neuralood.summary import summarize
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
 from stages.score_encoder import main as score_encoder
 
-SEEDS, SHORT_SEEDS = (0, 1, 2), (0, 1)
+SEEDS, SHORT_SEEDS = (0, 1, 2), (0,)
 
 
 @dataclass(frozen=True)
@@ -77,38 +76,45 @@ def main(*, short: bool) -> None:
     started = time.monotonic()
     params, seeds, arms = load_params(), SHORT_SEEDS if short else SEEDS, SHORT_ARMS if short else tuple(ARMS)
     shutil.rmtree(SCRATCH, ignore_errors=True)
-    params = replace(params, runtime=replace(params.runtime, threads=1))  # a process a seed: more would wait in turn
+    params = replace(params, runtime=replace(params.runtime, threads=1))  # a process a core: more would wait in turn
+    worlds = [
+        replace(params, seed=seed, demo=replace(params.demo, high_rois=high_rois))
+        for high_rois in dict.fromkeys(ARMS[name].high_rois for name in arms)
+        for seed in seeds
+    ]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        list(pool.map(_run_seed, [replace(params, seed=seed) for seed in seeds], [arms] * len(seeds)))
+        list(pool.map(_run_world, worlds, [arms] * len(worlds)))
     record, folder = compare(params, seeds, arms), SCRATCH if short else HERE
     write_json(folder / "demo_controls.json", record)
     write_text(folder / "demo_controls.md", page(record, time.monotonic() - started))
     console.print((folder / "demo_controls.md").read_text())
 
 
-def _run_seed(params: Params, arms: Sequence[str]) -> None:
-    with _inside(SCRATCH / f"seed{params.seed}"):
-        _run_arms(params, arms)
+def _folder(seed: int, high_rois: HighRois) -> Path:
+    return SCRATCH / f"seed{seed}" / high_rois
 
 
-def _run_arms(params: Params, arms: Sequence[str]) -> None:
-    for name in params.sets:
-        render_set(params, name)
-        cache_tokens(params, name)
-    for name in arms:
-        arm = ARMS[name]
-        console.rule(f"seed {params.seed}, {name}")
-        _run_arm(
-            replace(
-                params,
-                demo=replace(params.demo, high_rois=arm.high_rois),
-                encoder=replace(params.encoder, control=arm.control),
-                fusion=replace(params.fusion, variant=arm.variant),
-            ),
-            reuse=arm.variant == "image_only",
-        )
-        shutil.copytree(paths.DATA / "eval", Path(name) / "eval")
-        shutil.copytree(paths.METRICS, Path(name) / "metrics")
+def _run_world(params: Params, arms: Sequence[str]) -> None:
+    """Those of the arms that are of this seed's and world's params."""
+    with _inside(_folder(params.seed, params.demo.high_rois)):
+        for name in params.sets:
+            render_set(params, name)
+            cache_tokens(params, name)
+        for name in arms:
+            arm = ARMS[name]
+            if arm.high_rois != params.demo.high_rois:
+                continue
+            console.rule(f"seed {params.seed}, {name}")
+            _run_arm(
+                replace(
+                    params,
+                    encoder=replace(params.encoder, control=arm.control),
+                    fusion=replace(params.fusion, variant=arm.variant),
+                ),
+                reuse=arm.variant == "image_only",
+            )
+            shutil.copytree(paths.DATA / "eval", Path(name) / "eval")
+            shutil.copytree(paths.METRICS, Path(name) / "metrics")
 
 
 def _run_arm(params: Params, *, reuse: bool) -> None:
@@ -139,11 +145,11 @@ def _inside(folder: Path) -> Iterator[None]:
 def compare(params: Params, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, Any]:
     """Top-1 of every arm and set, and BMFL minus each other arm on mean OOD and on cue-conflict."""
     classification = {
-        (arm, seed): read_json(SCRATCH / f"seed{seed}" / arm / "metrics" / "classification.json")
+        (arm, seed): read_json(_arm_folder(arm, seed) / "metrics" / "classification.json")
         for arm in arms
         for seed in seeds
     }
-    encoder = {seed: read_json(SCRATCH / f"seed{seed}" / "bmfl" / "metrics" / "encoder.json") for seed in seeds}
+    encoder = {seed: read_json(_arm_folder("bmfl", seed) / "metrics" / "encoder.json") for seed in seeds}
     top1 = {"linear": _top1([classification["bmfl", seed] for seed in seeds], "linear")}
     top1 |= {arm: _top1([classification[arm, seed] for seed in seeds], "fusion") for arm in arms}
     keys = {"ood_mean": list(params.evaluation.ood_mean), "conflict": ["conflict"], "val": ["val"]}
@@ -180,14 +186,14 @@ def _difference(
 ) -> dict[str, Any]:
     """Per-seed differences with a t interval over seeds, and a bootstrap interval over images, seeds averaged."""
     per_seed = np.array(top1[arm][key]) - np.array(top1[other][key])
-    half = student_t.ppf(0.975, len(seeds) - 1) * per_seed.std(ddof=1) / len(seeds) ** 0.5
     results = {f"{seed}/{name}": _paired(seed, arm, other, name) for seed in seeds for name in sets}
+    over_seeds = seed_interval(per_seed.tolist())
     rng = generator(0, "demo controls", arm, other, key)
     low, high = bootstrap_interval(results, params.evaluation.bootstrap, rng)
     return {
         "mean": round(float(per_seed.mean()), 3),
         "per_seed": per_seed.round(3).tolist(),
-        "t_interval_over_seeds": [round(float(per_seed.mean() - half), 3), round(float(per_seed.mean() + half), 3)],
+        "t_interval_over_seeds": over_seeds and [round(one, 3) for one in over_seeds],
         "bootstrap_over_images": [round(low, 3), round(high, 3)],
     }
 
@@ -195,10 +201,14 @@ def _difference(
 def _paired(seed: int, arm: str, other: str, set_name: str) -> PairedResult:
     """Arm minus other on the images of one set and seed; each seed has scenes of its own."""
     model, folder = ("linear", arm) if other == "linear" else ("fusion", other)
-    ours = read_predictions(SCRATCH / f"seed{seed}" / arm / "eval" / set_name)
-    theirs = read_predictions(SCRATCH / f"seed{seed}" / folder / "eval" / set_name)
+    ours = read_predictions(_arm_folder(arm, seed) / "eval" / set_name)
+    theirs = read_predictions(_arm_folder(folder, seed) / "eval" / set_name)
     difference = ours.correct("fusion").mean(axis=0) - theirs.correct(model).mean(axis=0)
     return PairedResult(100 * difference, tuple(f"{seed}/{source}" for source in ours.sources))
+
+
+def _arm_folder(arm: str, seed: int) -> Path:
+    return _folder(seed, ARMS[arm].high_rois) / arm
 
 
 def page(record: dict[str, Any], seconds: float) -> str:
@@ -210,7 +220,7 @@ def page(record: dict[str, Any], seconds: float) -> str:
         "Written by `python -m benchmarks.demo_controls`. The world is built so that the effect exists: it tests the",
         "pipeline and its controls, and says nothing about real brains.",
         "",
-        f"Top-1 %, mean over {len(record['seeds'])} simulated subjects (per seed in brackets for mean OOD).",
+        f"Top-1 %, mean over {len(record['seeds'])} simulated subject(s) (per seed in brackets for mean OOD).",
         "",
         "| arm | " + " | ".join(sets) + " |",
         "|---|" + "---|" * len(sets),
@@ -233,8 +243,9 @@ def page(record: dict[str, Any], seconds: float) -> str:
 
 
 def _cell(difference: dict[str, Any]) -> str:
-    (t_low, t_high), (low, high) = difference["t_interval_over_seeds"], difference["bootstrap_over_images"]
-    return f"{difference['mean']:+.1f} [{t_low:+.1f}, {t_high:+.1f}] [{low:+.1f}, {high:+.1f}]"
+    over_seeds, (low, high) = difference["t_interval_over_seeds"], difference["bootstrap_over_images"]
+    shown = "[one seed]" if over_seeds is None else f"[{over_seeds[0]:+.1f}, {over_seeds[1]:+.1f}]"
+    return f"{difference['mean']:+.1f} {shown} [{low:+.1f}, {high:+.1f}]"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def committed() -> dict:
 
 @pytest.fixture(scope="module")
 def fresh() -> dict:
-    """What its short form writes now, over two simulated subjects."""
+    """What its short form writes now, of one simulated subject."""
     command = [sys.executable, "-m", "benchmarks.demo_controls", "--short"]
     subprocess.run(command, cwd=ROOT, env=os.environ, check=True)
     return json.loads((ROOT / "build" / "demo_controls" / "demo_controls.json").read_text())
