@@ -1,11 +1,12 @@
 """BMFL against its controls on the simulated demo world, over three simulated subjects.
 
     python -m benchmarks.demo_controls          # writes benchmarks/demo_controls.json and .md
-    python -m benchmarks.demo_controls --short  # one subject, fewer arms, into build/ only
+    python -m benchmarks.demo_controls --short  # one subject, into build/ only
 
 Three runs of the demo (`seed` 0, 1, 2: each its own subject, scenes and weights) for each arm. In the last two arms the
 high-level ROIs are noise that no image predicts: another world. A process runs all arms of one seed and world, which
-share their tokens. Per-image predictions stay in build/demo_controls/.
+share their tokens. Per-image predictions stay in build/demo_controls/. The verdict is the study's, for each seed: of
+bmfl, of bmfl where the high-level ROIs know nothing, and of the shuffled control as if it were the main arm.
 
 The world is SIMULATED and built so that the effect exists: this tests the pipeline and its controls, not the brain.
 """
@@ -38,6 +39,10 @@ from neuralood.evaluation import evaluate
 from neuralood.fusion.train import train_fusion
 from neuralood.predictions import read_predictions
 from neuralood.statistics import PairedResult, bootstrap_interval, seed_interval
+from neuralood.study.arms import CONTROLS
+from neuralood.study.compare import Resampling, difference
+from neuralood.study.results import Result
+from neuralood.study.verdict import verdict
 from neuralood.summary import summarize
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
@@ -64,9 +69,14 @@ ARMS = {
     "bmfl, high ROIs know nothing": Arm(high_rois="noise"),
     "shuffled, high ROIs know nothing": Arm(control="shuffled", high_rois="noise"),
 }
-SHORT_ARMS = tuple(name for name in ARMS if name not in ("untrained", "features"))
 PAIRS = [("bmfl", other) for other in ("linear", "image_only", "shuffled", "untrained", "features")]
 PAIRS += [("bmfl, high ROIs know nothing", "shuffled, high ROIs know nothing")]
+VERDICTS = {
+    "bmfl": "shuffled",
+    "bmfl, high ROIs know nothing": "shuffled, high ROIs know nothing",
+    "shuffled": "shuffled",
+}
+"""Main arms, and what is shuffled's part. The other controls see no fMRI of the person and serve in every world."""
 HERE = Path(__file__).resolve().parent
 SCRATCH = HERE.parent / "build" / "demo_controls"
 
@@ -74,17 +84,17 @@ SCRATCH = HERE.parent / "build" / "demo_controls"
 def main(*, short: bool) -> None:
     """Run every arm of every seed, compare, write the two files."""
     started = time.monotonic()
-    params, seeds, arms = load_params(), SHORT_SEEDS if short else SEEDS, SHORT_ARMS if short else tuple(ARMS)
+    params, seeds = load_params(), SHORT_SEEDS if short else SEEDS
     shutil.rmtree(SCRATCH, ignore_errors=True)
     params = replace(params, runtime=replace(params.runtime, threads=1))  # a process a core: more would wait in turn
     worlds = [
         replace(params, seed=seed, demo=replace(params.demo, high_rois=high_rois))
-        for high_rois in dict.fromkeys(ARMS[name].high_rois for name in arms)
+        for high_rois in dict.fromkeys(arm.high_rois for arm in ARMS.values())
         for seed in seeds
     ]
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        list(pool.map(_run_world, worlds, [arms] * len(worlds)))
-    record, folder = compare(params, seeds, arms), SCRATCH if short else HERE
+        list(pool.map(_run_world, worlds))
+    record, folder = compare(params, seeds), SCRATCH if short else HERE
     write_json(folder / "demo_controls.json", record)
     write_text(folder / "demo_controls.md", page(record, time.monotonic() - started))
     console.print((folder / "demo_controls.md").read_text())
@@ -94,14 +104,13 @@ def _folder(seed: int, high_rois: HighRois) -> Path:
     return SCRATCH / f"seed{seed}" / high_rois
 
 
-def _run_world(params: Params, arms: Sequence[str]) -> None:
-    """Those of the arms that are of this seed's and world's params."""
+def _run_world(params: Params) -> None:
+    """The arms that are of this seed's and world's params."""
     with _inside(_folder(params.seed, params.demo.high_rois)):
         for name in params.sets:
             render_set(params, name)
             cache_tokens(params, name)
-        for name in arms:
-            arm = ARMS[name]
+        for name, arm in ARMS.items():
             if arm.high_rois != params.demo.high_rois:
                 continue
             console.rule(f"seed {params.seed}, {name}")
@@ -142,22 +151,21 @@ def _inside(folder: Path) -> Iterator[None]:
         yield
 
 
-def compare(params: Params, seeds: Sequence[int], arms: Sequence[str]) -> dict[str, Any]:
-    """Top-1 of every arm and set, and BMFL minus each other arm on mean OOD and on cue-conflict."""
+def compare(params: Params, seeds: Sequence[int]) -> dict[str, Any]:
+    """Top-1 of every arm and set, BMFL minus each other arm on mean OOD and on cue-conflict, and the verdicts."""
     classification = {
         (arm, seed): read_json(_arm_folder(arm, seed) / "metrics" / "classification.json")
-        for arm in arms
+        for arm in ARMS
         for seed in seeds
     }
     encoder = {seed: read_json(_arm_folder("bmfl", seed) / "metrics" / "encoder.json") for seed in seeds}
     top1 = {"linear": _top1([classification["bmfl", seed] for seed in seeds], "linear")}
-    top1 |= {arm: _top1([classification[arm, seed] for seed in seeds], "fusion") for arm in arms}
+    top1 |= {arm: _top1([classification[arm, seed] for seed in seeds], "fusion") for arm in ARMS}
     keys = {"ood_mean": list(params.evaluation.ood_mean), "conflict": ["conflict"], "val": ["val"]}
     differences = [
         {"arm": arm, "other": other}
         | {key: _difference(top1, arm, other, key, sets, params, seeds) for key, sets in keys.items()}
         for arm, other in PAIRS
-        if other in top1
     ]
     groups = {
         group: {
@@ -167,7 +175,30 @@ def compare(params: Params, seeds: Sequence[int], arms: Sequence[str]) -> dict[s
         }
         for group in ("early", "high")
     }
-    return {"data": "simulated", "seeds": list(seeds), "top1": top1, "differences": differences, "encoder": groups}
+    return {
+        "data": "simulated",
+        "seeds": list(seeds),
+        "top1": top1,
+        "differences": differences,
+        "encoder": groups,
+        "verdicts": {main: [_verdict(main, seed, params) for seed in seeds] for main in VERDICTS},
+    }
+
+
+def _verdict(main: str, seed: int, params: Params) -> dict[str, Any]:
+    """What the study says where `main` is its main arm."""
+    sets, how = params.evaluation.ood_mean, Resampling(params.evaluation.bootstrap, params.seed)
+    others = {control: VERDICTS[main] if control == "shuffled" else control for control in CONTROLS}
+    ours = _result(main, seed, sets)
+    against = {control: difference(ours, _result(arm, seed, sets), sets, how) for control, arm in others.items()}
+    return verdict(against, None, simulated=True)
+
+
+def _result(arm: str, seed: int, sets: Sequence[str]) -> Result:
+    kept = {name: read_predictions(_arm_folder(arm, seed) / "eval" / name) for name in sets}
+    correct = {name: one.correct("fusion") for name, one in kept.items()}
+    sources = {name: one.sources for name, one in kept.items()}
+    return Result(arm, "control", {}, correct, sources, parameters=0, holdout=0.0)  # the verdict reads neither
 
 
 def _top1(runs: list[dict[str, Any]], model: str) -> dict[str, list[float]]:
@@ -234,6 +265,10 @@ def page(record: dict[str, Any], seconds: float) -> str:
     for one in record["differences"]:
         row = " | ".join(_cell(one[key]) for key in ("ood_mean", "conflict", "val"))
         lines.append(f"| {one['arm']} minus {one['other']} | {row} |")
+    lines += ["", "Verdict of the study, per seed: brain information or no evidence", ""]
+    for main, found in record["verdicts"].items():
+        said = ["brain information" if one["brain_information"] else "no evidence" for one in found]
+        lines.append(f"- {main} as the main arm: {', '.join(said)}")
     lines += ["", "Encoder (control none), per seed: median r, ridge, fraction of ceiling", ""]
     for group, scores in record["encoder"].items():
         shown = [" ".join(f"{one:.3f}" for one in scores[key]) for key in ("pearson", "ridge", "fraction_of_ceiling")]

@@ -50,6 +50,12 @@ def require_encoder(record: dict) -> None:
     assert np.mean(high["pearson"]) - np.mean(high["ridge"]) >= 0.05
 
 
+def require_verdicts(record: dict) -> None:
+    """Evidence where the brain knows shape; none where it knows nothing, or its images are exchanged."""
+    found = {main: {one["brain_information"] for one in of_seeds} for main, of_seeds in record["verdicts"].items()}
+    assert found == {"bmfl": {True}, "bmfl, high ROIs know nothing": {False}, "shuffled": {False}}
+
+
 def test_bmfl_leads_in_the_committed_table(committed):
     require_lead(committed)
     assert committed["seeds"] == [0, 1, 2]
@@ -64,6 +70,20 @@ def test_the_encoder_of_the_committed_table_beats_ridge(committed):
 @pytest.mark.timeout(3000)
 def test_bmfl_leads_where_the_brain_knows_shape_and_only_there(fresh):
     require_lead(fresh)
+
+
+def test_verdicts_of_the_committed_table(committed):
+    require_verdicts(committed)
+    nothing = committed["verdicts"]["shuffled"][0]
+    assert nothing["text"].startswith(
+        "No evidence that the brain helps: on mean OOD bmfl does not stand above shuffled"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_the_verdict_is_evidence_where_the_brain_knows_shape_and_only_there(fresh):
+    require_verdicts(fresh)
 
 
 @pytest.mark.slow
