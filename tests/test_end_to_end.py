@@ -123,18 +123,21 @@ def test_the_same_seed_gives_the_same_metrics_byte_for_byte(finished: Path, tmp_
         assert (tmp_path / "metrics" / name).read_bytes() == (finished / "metrics" / name).read_bytes()
 
 
+SLOW = pytest.mark.slow  # the same way once more
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"encoder": {"control": "shuffled"}},
-        {"encoder": {"control": "untrained"}},
         {"encoder": {"control": "features"}},
         {"fusion": {"variant": "image_only"}},
-        {"fusion": {"variant": "concat"}},
-        {"fusion": {"variant": "brain_only"}},
-        {"fusion": {"rois": "early"}},
         {"fusion": {"rois": ["FFA-1", "places"], "vertex_order": "native", "pcc_weight": 0.0}},
-        {"cache": {"pool": 2}},
+        pytest.param({"encoder": {"control": "untrained"}}, marks=SLOW),
+        pytest.param({"fusion": {"variant": "concat"}}, marks=SLOW),
+        pytest.param({"fusion": {"variant": "brain_only"}}, marks=SLOW),
+        pytest.param({"fusion": {"rois": "early"}}, marks=SLOW),
+        pytest.param({"cache": {"pool": 2}}, marks=SLOW),
     ],
     ids=str,
 )

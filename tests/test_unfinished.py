@@ -122,7 +122,8 @@ def nap(_batch):
     time.sleep(0.02)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_killed_after_random_times_again_and_again_gives_the_same_bytes(manifest, rng, workers):
     Run(manifest).end()  # whatever has to start, has started
     shutil.rmtree(paths.tokens("train"))
