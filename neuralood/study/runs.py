@@ -34,12 +34,15 @@ NEITHER_DECIDES = ("runtime", "study")
 
 
 def run_arms(arms: Sequence[Arm], seeds: int) -> None:
-    """Run those arms that are not kept yet, one after the other. Raises UserError where one cannot run, or fails."""
+    """Run those arms that are not kept yet, one after the other: first those that share the main arm's encoder.
+
+    Raises UserError where one cannot run, or fails.
+    """
     texts = {arm.name: params_text({**arm.changes, "fusion.seeds": seeds}) for arm in arms}
     for name, text in texts.items():
         _require_valid(name, text)
     seconds: list[float] = []
-    for number, arm in enumerate(arms, start=1):
+    for number, arm in enumerate(sorted(arms, key=_changes_encoder), start=1):
         text, place = texts[arm.name], f"arm {arm.name}, {number} of {len(arms)}"
         if is_kept(arm, text):
             console.note(f"{place}: is there")
@@ -50,6 +53,11 @@ def run_arms(arms: Sequence[Arm], seeds: int) -> None:
             reproduce(arm.name)
             _keep(arm, text)
         seconds.append(time.monotonic() - started)
+
+
+def _changes_encoder(arm: Arm) -> bool:
+    """Whether it predicts fMRI anew; going back to the encoder before takes DVC a minute or more."""
+    return any(key.startswith("encoder.") for key in arm.changes)
 
 
 def _time_left(seconds: Sequence[float], arms: int) -> str:

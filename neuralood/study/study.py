@@ -31,7 +31,7 @@ def study(*, quick: bool) -> None:
     write_json(paths.STUDY_METRICS, study_record(params, names, quick=quick))
     show(read_json(paths.STUDY_METRICS))
     console.heading("back to params.yaml as it stands, and its page")
-    if dvc("repro") or dvc("repro", "--force", "--single-item", "report"):
+    if dvc("repro", "summarize") or dvc("repro", "--force", "--single-item", "report"):
         raise UserError(f"{paths.STUDY_METRICS} is written, but `dvc repro` failed, as said above")
     console.wrote(paths.STUDY_METRICS, f"{len(names)} arms, {params.study.seeds} seeds each")
     console.wrote(paths.REPORT, "the page with the verdict")
