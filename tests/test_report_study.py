@@ -200,6 +200,12 @@ def test_regions_alone_and_left_out_share_a_row():
     ]
 
 
+def test_regions_that_were_never_left_out_stand_alone():
+    chart = region_chart({"early": {"mean": 40.0, "per_seed": [39.0, 41.0]}}, {}, {"bmfl": 65.0})
+    assert numbers(chart)[1:] == [["early", "this group alone", "40", "39", "41"], ["", "bmfl", "65", "", ""]]
+    assert "all but this group" not in chart.svg
+
+
 def test_the_regions_come_from_the_arms_of_their_kind():
     html, charts = drawn()
     rows = {(row[0], row[1]): float(row[2]) for row in numbers(charts["regions"])[1:]}

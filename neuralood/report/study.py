@@ -220,8 +220,8 @@ def _regions(record: Record, charts: Charts) -> str:
     }
     charts["regions"] = region_chart(alone, left_out, lines)
     caption = (
-        f"Mean OOD where fusion reads one group of regions alone, or all but it; lines: lowest to highest of "
-        f"{record['seeds']} seeds. Vertical lines: {', '.join(lines)}."
+        f"Mean OOD where fusion reads one group of regions alone{', or all but it' * bool(left_out)}; lines: lowest to "
+        f"highest of {record['seeds']} seeds. Vertical lines: {', '.join(lines)}."
     )
     note = "ROIs of the simulated brain are labels only." if record["data"] == "simulated" else ""
     return (

@@ -96,15 +96,17 @@ def region_chart(
 ) -> Chart:
     """Top-1 with one group of regions alone and with all but it, CELLs by group; `lines`: other arms' top-1."""
     labels = list(dict.fromkeys((*alone, *left_out)))
+    kinds = (("this group alone", alone, "s", FUSION, True), ("all but this group", left_out, "o", LINEAR, False))
     series = [
-        Dots("this group alone", _means(alone, labels), "s", FUSION, True, _ranges(alone, labels)),
-        Dots("all but this group", _means(left_out, labels), "o", LINEAR, False, _ranges(left_out, labels)),
+        Dots(title, _means(cells, labels), marker, colour, filled, _ranges(cells, labels))
+        for title, cells, marker, colour, filled in kinds
+        if cells
     ]
     with style():
         figure, axes = row_axes(labels, 0.38)
         for (name, value), dash in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
             axes.axvline(value, color=INK, linestyle=dash, linewidth=1.2, label=name)
-        for dots, shift in zip(series, (-0.14, 0.14), strict=True):
+        for dots, shift in zip(series, (-0.14, 0.14) if len(series) > 1 else (0.0,), strict=True):
             draw_dots(axes, dots, shift)
         axes.margins(x=0.08)
         axes.set(xlabel="top-1 accuracy, %, mean OOD")
