@@ -367,6 +367,8 @@ class Runtime:
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
     nproc: Positive
     """Processes of the stages that are split: see neuralood.launch."""
+    arms: Positive
+    """Of the study, that run at a time."""
     threads: Positive
     training_threads: Positive
     vertices_in_a_batch: Positive

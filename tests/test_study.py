@@ -24,6 +24,7 @@ from neuralood.study.baselines import above_the_line, best_baseline
 from neuralood.study.compare import Difference
 from neuralood.study.results import Result
 from neuralood.study.verdict import verdict
+from neuralood.study.workspaces import FOLDER, Pool, Workspace, git, open_workspaces
 
 GROUPS = ("early", "high", "faces")
 NAMES = ("lh.V1v", "rh.V1v", "lh.OFA", "rh.EBA")
@@ -43,9 +44,10 @@ def small(project):
     return project
 
 
-def pretend(name, skill=None):
-    """What `dvc exp run` leaves of an arm: predictions whose skill its name fixes."""
-    params = load_params(check_paths=False)
+def pretend(name, workspace, skill=None):
+    """What `dvc exp run` leaves of an arm in a workspace: predictions whose skill its name fixes."""
+    folder = workspace.folder
+    params = load_params(folder / paths.PARAMS, check_paths=False)
     rng = np.random.default_rng(len(params.encoder.control) + len(params.fusion.variant) + len(str(params.fusion.rois)))
     share = (skill or {}).get(name, 0.5)
     for set_name in SETS:
@@ -58,14 +60,21 @@ def pretend(name, skill=None):
         sources = tuple(f"image{row}" for row in range(60))
         scores = {model: np.full((2, 60), value, np.float32) for value in (-0.7, 0.3) for model in right}
         kept = Predictions(labels, ranked, confidence, scores, scores, sources)
-        write_predictions(paths.evaluation(set_name), kept)
-    write_json(paths.CATEGORIES, {})
-    write_json(paths.ENCODER / "encoder.json", {"roi_names": NAMES})
+        write_predictions(folder / paths.evaluation(set_name), kept)
+    write_json(folder / paths.CATEGORIES, {})
     holdout = {"linear": [0.3, 0.5], "fusion": [0.2, 0.4]}
-    write_json(paths.FUSION / "fusion.json", {"seeds": 2, "holdout": holdout})
+    write_json(folder / paths.FUSION / "fusion.json", {"seeds": 2, "holdout": holdout})
     parameters = {"linear": 10, "fusion": 100, "encoder": 50}
     record = {"fmri": "simulated", "backbone": params.backbone.name, "parameters": parameters}
-    write_json(paths.CLASSIFICATION_METRICS, record)
+    write_json(folder / paths.CLASSIFICATION_METRICS, record)
+
+
+def folders(count):
+    """Workspaces without Git or DVC."""
+    pool = [Workspace(FOLDER / str(number)) for number in range(count)]
+    for one in pool:
+        one.folder.mkdir(parents=True, exist_ok=True)
+    return Pool(pool)
 
 
 @pytest.fixture
@@ -73,12 +82,16 @@ def pretended(small, monkeypatch):
     """A project in which DVC only pretends, and which arms it ran."""
     ran = []
 
-    def reproduce(name):
+    def reproduce(name, workspace):
+        pretend(name, workspace)
         ran.append(name)
-        pretend(name)
 
     monkeypatch.setattr(runs, "reproduce", reproduce)
+    monkeypatch.setattr(runs, "open_workspaces", folders)
+    monkeypatch.setattr(Workspace, "restore", lambda workspace: None)
     monkeypatch.setattr(study, "dvc", lambda *arguments: 0)
+    small.edit(**{"runtime.arms": 1})
+    write_json(paths.ENCODER / "encoder.json", {"roi_names": NAMES})
     return ran
 
 
@@ -133,7 +146,7 @@ def test_a_study_runs_each_arm_once_and_leaves_params_as_they_were(pretended, sm
     before = small.file.read_bytes()
     study.study(quick=True)
     study.study(quick=True)
-    assert pretended == ["bmfl", "image_only", "early", "high", "shuffled", "untrained", "features"]
+    assert pretended == ["shuffled", "untrained", "features", "bmfl", "image_only", "early", "high"]
     assert small.file.read_bytes() == before
     assert set(read_json(paths.STUDY_METRICS)["arms"]) == {"linear", *pretended}
 
@@ -151,10 +164,10 @@ def test_an_arm_runs_again_when_its_params_change(pretended, small):
 def test_a_failed_arm_costs_no_other_one(pretended, small, monkeypatch):
     before, work = small.file.read_bytes(), runs.reproduce
 
-    def fail(name):
+    def fail(name, workspace):
         if name == "untrained":
             raise UserError("study: arm untrained failed")
-        work(name)
+        work(name, workspace)
 
     monkeypatch.setattr(runs, "reproduce", fail)
     with pytest.raises(UserError, match="untrained"):
@@ -165,65 +178,130 @@ def test_a_failed_arm_costs_no_other_one(pretended, small, monkeypatch):
     assert sorted(pretended) == sorted(["bmfl", *CONTROLS, "early", "high"])
 
 
+@pytest.mark.parametrize("at_a_time", [2, 3])
+def test_arms_that_run_side_by_side_give_the_same_numbers(pretended, small, at_a_time):
+    study.study(quick=True)
+    alone = paths.STUDY_METRICS.read_bytes()
+    for arm in pretended:
+        (runs.ARMS / arm / runs.RECORD).unlink()
+    small.edit(**{"runtime.arms": at_a_time})
+    study.study(quick=True)
+    assert sorted(pretended[7:]) == sorted(pretended[:7])
+    assert paths.STUDY_METRICS.read_bytes() == alone
+
+
 KILLED = """
 import os, signal
 from neuralood.study import runs, study
-from test_study import pretend
-def reproduce(name):
+from neuralood.study.workspaces import Workspace
+from test_study import folders, pretend
+def reproduce(name, workspace):
     if name == "untrained" and not os.path.exists("killed"):
         open("killed", "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
-    pretend(name)
-runs.reproduce, study.dvc = reproduce, lambda *arguments: 0
+    pretend(name, workspace)
+runs.reproduce, runs.open_workspaces, study.dvc = reproduce, folders, lambda *arguments: 0
+Workspace.restore = lambda workspace: None
 study.study(quick=True)
 """
 
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_numbers(small, pretended):
+    small.edit(**{"runtime.arms": 2})
     before = small.file.read_bytes()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, "-c", KILLED]
     assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
-    assert small.file.read_bytes() != before  # the arm's
+    assert any(one.last_arm == "untrained" for one in (Workspace(folder) for folder in FOLDER.iterdir()))
     subprocess.run(command, env=environment, check=True)
     assert small.file.read_bytes() == before
     killed = paths.STUDY_METRICS.read_bytes()
-    for arm in [folder for folder in runs.ARMS.iterdir() if folder.is_dir()]:
-        (arm / runs.RECORD).unlink()
+    for arm in runs.ARMS.glob(f"*/{runs.RECORD}"):
+        arm.unlink()
     study.study(quick=True)
     assert len(pretended) == 7
     assert paths.STUDY_METRICS.read_bytes() == killed
 
 
-def killed_while(running):
-    """What a study leaves that was killed while params.yaml was an arm's."""
-    runs.ARMS.mkdir(parents=True)
-    (runs.ARMS / runs.OWN_PARAMS).write_text("own")
-    (runs.ARMS / runs.RUNNING_PARAMS).write_text(running)
+# Workspaces
 
 
-def test_params_that_were_edited_after_a_kill_are_kept_and_so_are_the_users_own(small):
-    killed_while("the arm's")
-    before = small.file.read_bytes()
-    with pytest.raises(UserError, match=r"was edited.*own_params\.yaml is your own"):
-        runs.restore_params()
-    assert small.file.read_bytes() == before
-    assert (runs.ARMS / runs.OWN_PARAMS).read_text() == "own"
+def test_an_arm_goes_back_to_the_workspace_that_it_was_in(pretended):
+    for number, arm in enumerate(("bmfl", "shuffled", "concat")):
+        folders(3)
+        Workspace(FOLDER / str(number)).hold(arm, "seed: 0")
+    pool = folders(3)
+    with pool.lend("shuffled") as one, pool.lend("early") as other:
+        assert one.folder == FOLDER / "1"
+        assert other.folder == FOLDER / "0"
+        with pool.lend("bmfl") as third:
+            assert third.folder == FOLDER / "2"
+    with pool.lend("concat") as one:
+        assert one.folder == FOLDER / "2"
 
 
-def test_a_study_killed_before_params_were_replaced_leaves_nothing(small):
-    killed_while("the arm's")
-    small.file.write_text("own")
-    runs.restore_params()
-    assert small.file.read_text() == "own"
-    assert not list(runs.ARMS.iterdir())
+def test_an_arm_starts_from_the_project_and_goes_on_where_it_was(small, monkeypatch):
+    checked_out = []
+    monkeypatch.setattr(Workspace, "_dvc", lambda workspace, *arguments: checked_out.append(arguments[0]))
+    Path("dvc.lock").write_text("the project's")
+    workspace = folders(1).lend("bmfl").__enter__()
+    lock = workspace.folder / "dvc.lock"
+    workspace.hold("bmfl", "seed: 0")
+    assert lock.read_text() == "the project's"
+    lock.write_text("the arm's")
+    workspace.hold("bmfl", "seed: 1")
+    assert lock.read_text() == "the arm's"
+    workspace.hold("early", "seed: 0")
+    assert lock.read_text() == "the project's"
+    assert checked_out == ["checkout", "checkout"]
+
+
+def test_a_workspace_is_the_project_as_it_lies_there(small):
+    for file, text in {"stages/one.py": "1", "stages/two.py": "2", "dvc.lock": "", ".gitignore": "data/"}.items():
+        Path(file).parent.mkdir(exist_ok=True)
+        Path(file).write_text(text)
+    git("init")
+    subprocess.run([sys.executable, "-m", "dvc", "-q", "init"], check=True)
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "all")
+    with open_workspaces(1).lend("bmfl") as workspace:
+        own = workspace.folder / paths.PARAMS
+        workspace.hold("bmfl", "seed: 1")
+    Path("stages/one.py").write_text("edited")
+    Path("stages/two.py").unlink()
+    Path("stages/three.py").write_text("new")
+    Path("data/other").mkdir(parents=True, exist_ok=True)
+    with open_workspaces(1).lend("bmfl") as workspace:
+        stages = workspace.folder / "stages"
+        assert {file.name: file.read_text() for file in stages.iterdir()} == {"one.py": "edited", "three.py": "new"}
+        assert own.read_text() == "seed: 1"
+        assert not (workspace.folder / "data").exists()
+        command = [sys.executable, "-m", "dvc", "cache", "dir"]
+        cache = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, check=True)
+        assert Path(cache.stdout.strip()).resolve() == Path(".dvc/cache").resolve()
+
+
+def test_a_project_without_git_is_said_in_one_line(small):
+    with pytest.raises(UserError, match=r"git .* failed"):
+        open_workspaces(1)
+
+
+def test_what_a_failed_arm_said_last_is_said(small, monkeypatch):
+    def run(self, experiment, target, log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("first\n" * 50 + "error: the disk is full\n")
+        return 1
+
+    monkeypatch.setattr(Workspace, "run", run)
+    with pytest.raises(UserError, match=r"(?s)arm early failed.*data/study/early\.log.*the disk is full"):
+        runs.reproduce("early", Workspace(FOLDER / "0"))
 
 
 def test_an_arm_that_cannot_run_is_said_before_any_work(pretended, small):
     small.edit(**{"encoder.control_features.weights": "missing.pth"})
     with pytest.raises(UserError, match=r"(?s)arm features cannot run.*missing\.pth"):
         study.study(quick=True)
-    assert pretended == ["bmfl"]
+    assert pretended == []
 
 
 def test_the_study_is_of_bmfl(small):
@@ -289,7 +367,7 @@ def test_effective_robustness_of_equal_baselines_is_not_applicable():
 
 
 def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypatch):
-    monkeypatch.setattr(runs, "reproduce", lambda name: pretend(name, {"bmfl": 0.95}))
+    monkeypatch.setattr(runs, "reproduce", lambda name, workspace: pretend(name, workspace, {"bmfl": 0.95}))
     study.study(quick=True)
     found = read_json(paths.STUDY_METRICS)["verdict"]
     assert found["brain_information"]
@@ -300,7 +378,9 @@ def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypa
 def test_the_shuffled_control_as_the_main_arm_is_no_evidence(small, pretended, monkeypatch):
     """Then `shuffled` is the same run."""
     small.edit(**{"encoder.control": "shuffled"})
-    monkeypatch.setattr(runs, "reproduce", lambda name: pretend(name, {"bmfl": 0.95, "shuffled": 0.95}))
+    monkeypatch.setattr(
+        runs, "reproduce", lambda name, workspace: pretend(name, workspace, {"bmfl": 0.95, "shuffled": 0.95})
+    )
     study.study(quick=True)
     found = read_json(paths.STUDY_METRICS)["verdict"]
     assert not found["brain_information"]

@@ -1,5 +1,7 @@
 """The whole study, from params.yaml to metrics/study.json."""
 
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -14,7 +16,7 @@ from neuralood.study.baselines import above_the_line, best_baseline
 from neuralood.study.compare import Difference, Resampling, compare, compared_sets, difference
 from neuralood.study.people import errors_of_arms, geometry_of_arms
 from neuralood.study.results import OOD_MEAN, Result, cell, read_linear, read_result
-from neuralood.study.runs import ARMS, RECORD, dvc, restore_params, run_arms
+from neuralood.study.runs import ARMS, run_arms
 from neuralood.study.verdict import TERMS, power, verdict
 
 
@@ -24,25 +26,26 @@ def study(*, quick: bool) -> None:
     params.yaml as it stands is the main arm. Raises UserError for another variant than bmfl, for no set in
     `evaluation.ood_mean`, and where an arm fails.
     """
-    restore_params()
     params = load_params()
     _require_a_question(params)
+    console.heading("params.yaml as it stands")
+    if dvc("repro", "summarize"):
+        raise UserError("study: `dvc repro` failed, as said above")
+    console.heading("the arms")
     names = run_all(params, quick=quick)
     write_json(paths.STUDY_METRICS, study_record(params, names, quick=quick))
     show(read_json(paths.STUDY_METRICS))
-    console.heading("back to params.yaml as it stands, and its page")
-    if dvc("repro", "summarize") or dvc("repro", "--force", "--single-item", "report"):
-        raise UserError(f"{paths.STUDY_METRICS} is written, but `dvc repro` failed, as said above")
+    if dvc("repro", "--force", "--single-item", "report"):
+        raise UserError(f"{paths.STUDY_METRICS} is written, but its page failed, as said above")
     console.wrote(paths.STUDY_METRICS, f"{len(names)} arms, {params.study.seeds} seeds each")
     console.wrote(paths.REPORT, "the page with the verdict")
 
 
 def run_all(params: Params, *, quick: bool) -> list[str]:
     """Run what is not kept yet; the names of all arms, the main one first."""
-    run_arms([main_arm()], params.study.seeds)
-    names = read_json(ARMS / MAIN / RECORD)["roi_names"]
+    names = read_json(paths.ENCODER / "encoder.json")["roi_names"]
     further = further_arms(params, present_groups(names), names, quick=quick)
-    run_arms([main_arm(), *further], params.study.seeds)
+    run_arms([main_arm(), *further], params.study.seeds, params.runtime.arms)
     return [MAIN, *(arm.name for arm in further)]
 
 
@@ -86,6 +89,16 @@ def study_record(params: Params, names: Sequence[str], *, quick: bool) -> dict[s
     if "shuffled" in against:
         record["power"] = power(against["shuffled"], main.images(sets[OOD_MEAN]), _sources(main, sets[OOD_MEAN]))
     return record
+
+
+def dvc(*arguments: str) -> int:
+    """Run DVC in the project, and return its exit status. Ctrl-C reaches it too, and it may end in its own time."""
+    with subprocess.Popen([sys.executable, "-m", "dvc", *arguments]) as process:  # noqa: S603, no shell
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
 
 
 def show(record: Mapping[str, Any]) -> None:
