@@ -34,6 +34,7 @@ from neuralood.config import Control, HighRois, Params, Variant, load_params
 from neuralood.data.fmri import prepare_fmri
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.train import train_encoder
 from neuralood.evaluation import evaluate
 from neuralood.fusion.train import train_fusion
@@ -132,6 +133,7 @@ def _run_arm(params: Params, *, reuse: bool) -> None:
     if not reuse:
         simulate_subject(params, params.fmri.subject)
         prepare_fmri(params)
+        fit_baselines(params)
         train_encoder(params)
         for name in params.sets:
             score_encoder(params, name)

@@ -27,6 +27,7 @@ from neuralood.data.manifest import read_manifest, write_manifest
 from neuralood.data.splits import stratified_holdout
 from neuralood.demo.drawing import render_set
 from neuralood.demo.subject import simulate_subject
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.train import train_encoder
 from neuralood.fusion.probe import Split, fit_probes
 from neuralood.tokens.extract import stored_form
@@ -104,6 +105,7 @@ def measure(folder: Path, params: Params) -> dict[str, dict[str, float]]:
 def _measure_variant(params: Params, full: Path, variant: Variant) -> dict[str, float]:
     for name in params.sets:
         _derive(open_store(full / f"{name}.zarr"), paths.tokens(name), params.cache, variant)
+    fit_baselines(params)
     train_encoder(params)
     accuracy = _probe_accuracy(params)
     ood = [name for name, one in params.sets.items() if one.role == "ood"]

@@ -30,6 +30,7 @@ from neuralood.base.weights import fingerprint, read_weights
 from neuralood.config import load_params
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.berg import PREPROCESSING
 from neuralood.encoder.exported import export_encoder, write_exported
 from neuralood.encoder.image_model import ImageEncoder
@@ -55,6 +56,7 @@ def run(tmp_path_factory):
 def make_encoder(params):
     for name in ("nsd", "val"):
         cache_tokens(params, name)
+    fit_baselines(params)
     train_encoder(params)
 
 

@@ -1,16 +1,18 @@
 """Intervals of correlations against plain resampling, and what the scores of an encoder are written to."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import pearsonr
 
 from neuralood.base import paths
+from neuralood.base.errors import UserError
 from neuralood.base.store import open_store
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured
 from neuralood.encoder import scoring
+from neuralood.encoder.baselines.kept import keep_baselines, read_baselines
 from neuralood.encoder.resampling import draw_counts, resampled_means
 from neuralood.encoder.scores import pearson_columns
 from neuralood.statistics import percentile_interval
@@ -107,7 +109,7 @@ def subject(ceiling=True):
 
 
 @pytest.fixture
-def scored(rng, project, monkeypatch):
+def scored(rng, project):
     """A function: score an encoder beside three baselines, of which ridge_gap is best on validation, not on test."""
     fmri = rng.standard_normal((60, V)).astype(np.float32)
     test, validation = np.arange(N_IMAGES), np.arange(50, 60)
@@ -120,17 +122,11 @@ def scored(rng, project, monkeypatch):
     baselines = {"ridge": noisy(2, 0.7), "ridge_gap": noisy(0.5, 1), "factorised": noisy(0, 0.5)}
     predicted = noisy(1, 0.6)[10:]
 
-    def given(params, tokens, measured, parts, wanted, device):
-        np.testing.assert_array_equal(wanted, np.concatenate([validation, test]))
-        np.testing.assert_array_equal(parts[0], np.arange(30, 50))
-        np.testing.assert_array_equal(parts[1], validation)
-        return baselines
-
-    monkeypatch.setattr(scoring, "baseline_predictions", given)
     project.edit(**{"encoder.bootstrap": S})
 
     def score(measured):
-        record = scoring.score_encoder(project.load(), predicted, None, measured, fmri, torch.device("cpu"))
+        keep_baselines(baselines, measured)
+        record = scoring.score_encoder(project.load(), predicted, measured, fmri)
         return record, predicted, {name: values[10:] for name, values in baselines.items()}, fmri[test]
 
     return score
@@ -150,6 +146,18 @@ def test_the_best_ridge_is_chosen_on_validation_and_compared_on_test(scored):
         assert scores["over_ridge"]["r"] == pytest.approx((r - gap)[inside].mean(), abs=1e-6)
         for key in ("mean", "over_ridge"):
             assert scores[key]["low"] < scores[key]["r"] < scores[key]["high"]
+
+
+@pytest.mark.parametrize("changed", ["fingerprint", "dataset", "split"])
+def test_baselines_of_another_fmri_images_or_split_are_refused(project, rng, changed):
+    measured = subject()
+    kept = {"ridge": rng.standard_normal((40, V)).astype(np.float32)}
+    keep_baselines(kept, measured)
+    np.testing.assert_array_equal(read_baselines(measured)["ridge"], kept["ridge"])
+    split = np.where(measured.split == TRAIN, VALIDATION, measured.split).astype(np.int8)
+    other = {"fingerprint": "other", "dataset": "other", "split": split}[changed]
+    with pytest.raises(UserError, match=rf"{paths.ENCODER_BASELINES} is not of .*measured\.zarr as it is now"):
+        read_baselines(replace(measured, **{changed: other}))
 
 
 def test_the_interval_over_ridge_is_paired(rng, predictions, measured_fmri):

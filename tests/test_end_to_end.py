@@ -53,6 +53,7 @@ def run_images(params: Params) -> None:
 
 def run_models(params: Params) -> None:
     """The other stages, in the order of dvc.yaml."""
+    from neuralood.encoder.baselines.every import fit_baselines
     from neuralood.encoder.train import train_encoder
     from neuralood.fusion.train import train_fusion
     from neuralood.summary import summarize
@@ -63,6 +64,7 @@ def run_models(params: Params) -> None:
 
     for name in params.sets:
         cache_tokens(params, name)
+    fit_baselines(params)
     train_encoder(params)
     for name in params.sets:
         score_encoder(params, name)

@@ -23,6 +23,7 @@ from neuralood.base.weights import fingerprint
 from neuralood.config import load_params
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.berg import PREPROCESSING
 from neuralood.encoder.exported import CHECKSUM, VERSION, export_encoder, read_exported, record_digest, write_exported
 from neuralood.encoder.image_model import ImageEncoder
@@ -58,6 +59,7 @@ def exporter(tmp_path_factory):
         run_images(params)
         for name in params.sets:
             cache_tokens(params, name)
+        fit_baselines(params)
         train_encoder(params)
         synthesize(params, "val")
         export_encoder(Path("shared/subj01"), params)

@@ -22,6 +22,7 @@ from neuralood.data.manifest import read_manifest, write_manifest
 from neuralood.demo.drawing import count_drawn, render_set
 from neuralood.demo.render import RESTYLES
 from neuralood.demo.subject import simulate_ood, simulate_subject
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.trained import load_encoder, predict
 from neuralood.generalisation import score_encoder
 from neuralood.plan.sizes import images_of
@@ -44,6 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cache_tokens(params, name)
         simulate_subject(params, params.fmri.subject)
         prepare_fmri(params)
+        fit_baselines(params)
         train_encoder(params)
         stage(params, SET)
     return folder

@@ -158,6 +158,7 @@ def test_an_encoder_of_local_patches_looks_where_they_are(fields, rng):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_early_queries_of_the_demo_look_where_the_simulation_put_their_fields(project):
+    from neuralood.encoder.baselines.every import fit_baselines
     from neuralood.encoder.train import train_encoder
     from stages.cache_tokens import main as cache_tokens
 
@@ -168,6 +169,7 @@ def test_early_queries_of_the_demo_look_where_the_simulation_put_their_fields(pr
         cache_tokens(params, name)
     simulate_subject(params, params.fmri.subject)
     prepare_fmri(params)
+    fit_baselines(params)
     train_encoder(params)
     attention = read_attention("val", np.arange(64), params.runtime.threads)
     looks = compare(attention, simulated_fields(params))

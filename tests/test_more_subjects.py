@@ -34,6 +34,7 @@ from neuralood.data.manifest import UNLABELLED, Manifest, read_manifest, write_m
 from neuralood.data.stimuli import stimuli
 from neuralood.demo.drawing import render_set
 from neuralood.encoder import train as training
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.controls import shuffled_fmri
 from neuralood.encoder.model import RoiEncoder, RoiReadout, SharedTrunk, query_membership
 from neuralood.encoder.train import build_encoder, side_by_side, train_encoder
@@ -107,6 +108,7 @@ def prepare(params, root):
     prepare_fmri(params)
     for name in params.encoder.more_subjects:
         prepare_more(params, name, root / name)
+    fit_baselines(params)
 
 
 def trained(params):
@@ -126,7 +128,7 @@ def held_out():
 def test_no_held_out_image_is_trained_on_and_all_others_are(root):
     params = params_of(root)
     prepare(params, root)
-    first = first_viewer(open_store(paths.tokens("nsd")), read_measured())
+    first = first_viewer(params)
     (further,) = further_viewers(params, first)
     trained_on = set(NSD_IDS[MORE][further.train].tolist())
     assert len(held_out()) == 12
@@ -325,7 +327,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(root, monkeypatch, s
 def test_a_checkpoint_is_of_these_further_subjects_alone(root):
     params = params_of(root)
     prepare(params, root)
-    first = first_viewer(open_store(paths.tokens("nsd")), read_measured())
+    first = first_viewer(params)
     (further,) = further_viewers(params, first)
     changed = [
         replace(further, measured=replace(further.measured, fingerprint="another")),
@@ -407,7 +409,7 @@ def test_batches_of_each_subject_are_drawn_apart(root, monkeypatch):
 def test_each_further_subject_starts_from_weights_of_its_own(root):
     params = params_of(root)
     prepare(params, root)
-    first = first_viewer(open_store(paths.tokens("nsd")), read_measured())
+    first = first_viewer(params)
     (further,) = further_viewers(params, first)
     weights = [
         further_readout(first, replace(further, names=(name,)), 8, 0).weight for name in ("subj02", "subj03", "subj02")
@@ -419,7 +421,7 @@ def test_each_further_subject_starts_from_weights_of_its_own(root):
 def test_no_roi_in_common_is_an_error(root):
     params = params_of(root)
     prepare(params, root)
-    first = first_viewer(open_store(paths.tokens("nsd")), read_measured())
+    first = first_viewer(params)
     bare = replace(first.measured, roi=np.ones((1, len(first.measured.hemi)), bool), roi_names=("lh.PPA",))
     (further,) = further_viewers(params, first)
     with pytest.raises(UserError, match=r"more_subjects: subj02 has no ROI of subj01's"):

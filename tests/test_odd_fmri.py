@@ -13,6 +13,7 @@ from neuralood.base.store import open_store
 from neuralood.base.writing import write_store
 from neuralood.data.fmri import TEST, TRAIN, index_fmri, prepare_fmri, read_measured
 from neuralood.data.manifest import write_manifest
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.train import train_encoder
 from neuralood.encoder.trained import EXTRACTION, RECIPE, load_encoder, predict
 
@@ -57,6 +58,7 @@ def trained(root, folder):
     )
     write_json(paths.FMRI_MANIFEST, index_fmri(params))
     prepare_fmri(params)
+    fit_baselines(params)
     train_encoder(params)
     return read_measured(), json.loads(paths.ENCODER_METRICS.read_text())
 

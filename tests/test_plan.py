@@ -452,11 +452,11 @@ def test_several_layers_are_scored_by_banded_ridge_too(params):
         backbone = SimpleNamespace(shape=replace(SHAPE, layers=layers))
         return {line.stage.strip(): line for line in stage_times(planned_work(params), backbone)}
 
-    assert "its banded ridge" not in lines(1)
+    assert "fit_baselines: banded" not in lines(1)
     several, samples = lines(3), params.encoder.banded_samples
     components = min(params.encoder.ridge_components, 800, 3 * 256)
     fits = 2 * RIDGE_FITS / 5 * 800 * components * 40
-    shares = several["its banded ridge"].seconds / several["its ridge baseline"].seconds
+    shares = several["fit_baselines: banded"].seconds / several["fit_baselines: ridge"].seconds
     assert shares == pytest.approx(samples * fits / (fits + 2 * 1000 * 800 * 3 * 256))
 
 

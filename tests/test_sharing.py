@@ -29,6 +29,7 @@ from neuralood.base.weights import read_weights
 from neuralood.config import load_params
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
+from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.exported import CHECKSUM, record_digest
 from neuralood.encoder.train import train_encoder
 from neuralood.encoder.trained import load_encoder
@@ -73,6 +74,7 @@ def run(tmp_path_factory):
         run_images(params)
         for name in ("nsd", *SETS):
             cache_tokens(params, name)
+        fit_baselines(params)
         train_encoder(params)
         train_and_score(params)
         export_model(SHARED, params)

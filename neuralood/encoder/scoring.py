@@ -4,16 +4,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from neuralood.base import paths
 from neuralood.base.records import rounded, write_json
 from neuralood.base.seeding import generator
-from neuralood.base.store import Array, Store
+from neuralood.base.store import Array
 from neuralood.base.writing import write_store
 from neuralood.config import Params
 from neuralood.data.fmri import TEST, TRAIN, VALIDATION, Measured, vertices_of
-from neuralood.encoder.baselines.every import RIDGES, baseline_predictions
+from neuralood.encoder.baselines.kept import RIDGES, read_baselines
 from neuralood.encoder.resampling import draw_counts, resampled_means
 from neuralood.encoder.scores import (
     algonauts2023_score,
@@ -28,17 +27,14 @@ KIND = "scores of a brain encoder, a vertex"
 ORDER = "vertices in the order of data/fmri/measured.zarr: lh, then rh"
 
 
-def score_encoder(
-    params: Params, predicted: Array, tokens: Store, measured: Measured, fmri: Array, device: torch.device
-) -> dict[str, Any]:
+def score_encoder(params: Params, predicted: Array, measured: Measured, fmri: Array) -> dict[str, Any]:
     """Score predicted fMRI of the test images, J V, beside all baselines; write metrics and arrays, return the metrics.
 
-    fMRI: the measured one, I V, whatever the encoder was trained on. Baselines are fitted on train, and the best ridge
-    is chosen on validation.
+    fMRI: the measured one, I V, whatever the encoder was trained on. The best ridge is chosen on validation. Raises
+    UserError where data/encoder_baselines.zarr is of another fMRI or split.
     """
     train, validation, test = (measured.rows(part) for part in (TRAIN, VALIDATION, TEST))
-    wanted = np.concatenate([validation, test])
-    baselines = baseline_predictions(params, tokens, fmri, (train, validation), wanted, device)
+    baselines = read_baselines(measured)
     best = best_ridge({name: values[: len(validation)] for name, values in baselines.items()}, fmri[validation])
 
     truth, threshold = fmri[test], params.fmri.ceiling_threshold

@@ -15,7 +15,6 @@ from torch import Tensor
 from neuralood.backbone import load_backbone
 from neuralood.base import collectives, console, paths, ranks
 from neuralood.base.device import pins_memory, prepare_torch
-from neuralood.base.errors import UserError
 from neuralood.base.reading import (
     PREDICT_BATCH,
     HostPatches,
@@ -27,13 +26,13 @@ from neuralood.base.reading import (
 )
 from neuralood.base.resuming import Checkpoint, checkpoint_of
 from neuralood.base.seeding import derived_seed, generator
-from neuralood.base.store import CONTENTS, Array, Store, open_store
+from neuralood.base.store import CONTENTS, Array, Store
 from neuralood.base.training import Epoch, Schedule, best_epoch, fit, write_curve
 from neuralood.config import Params
-from neuralood.data.fmri import TEST, Measured, read_measured
+from neuralood.data.fmri import TEST, Measured
 from neuralood.data.images import read_image
 from neuralood.data.manifest import read_manifest
-from neuralood.encoder.controls import feature_fmri, fewer_images, kept_epoch, shuffled_fmri
+from neuralood.encoder.controls import feature_fmri, kept_epoch, shuffled_fmri
 from neuralood.encoder.model import (
     EncoderEnsemble,
     RoiEncoder,
@@ -58,30 +57,19 @@ def train_encoder(params: Params) -> None:
     Those of `encoder.more_subjects` help to train the trunk; the first subject's encoder is chosen, scored and kept.
     """
     device = prepare_torch(params.runtime.device, params.runtime.training_threads)
-    tokens, measured = open_store(paths.tokens("nsd")), read_measured()
-    _require_same_images(tokens, measured)
-    if params.encoder.images is not None:
-        measured = fewer_images(measured, params.encoder.images, generator(params.seed, "fMRI images"))
-    first = first_viewer(tokens, measured)
+    first = first_viewer(params)
     viewers = [first, *further_viewers(params, first)]
     model, histories = _train_members(params, viewers, device)
     if ranks.is_first():
         with ranks.alone():
-            _score_and_save(params, model, histories, tokens, measured, first)
+            _score_and_save(params, model, histories, first)
     collectives.barrier()
 
 
-def _score_and_save(
-    params: Params,
-    model: RoiEncoders,
-    histories: list[list[Epoch]],
-    tokens: Store,
-    measured: Measured,
-    first: Viewer,
-) -> None:
-    device = next(model.parameters()).device
+def _score_and_save(params: Params, model: RoiEncoders, histories: list[list[Epoch]], first: Viewer) -> None:
+    tokens, measured = first.tokens, first.measured
     predicted = predict(model, tokens, measured.rows(TEST))
-    record = score_encoder(params, predicted, tokens, measured, first.fmri, device)
+    record = score_encoder(params, predicted, measured, first.fmri)
     save_encoder(model, tokens, measured, params.encoder.control, kept_epoch(histories[0], params.encoder.control))
     for number, history in enumerate(histories):
         write_curve(paths.encoder_curve(number), history)
@@ -243,13 +231,6 @@ def _feature_targets(params: Params, viewer: Viewer) -> Array:
     ceiling = np.ones(len(measured.hemi)) if measured.ceiling is None else measured.ceiling
     rng = generator(params.seed, "feature projections", *viewer.names)
     return feature_fmri(np.concatenate(features), viewer.train, ceiling, rng)
-
-
-def _require_same_images(tokens: Store, measured: Measured) -> None:
-    if tokens.attributes["dataset"] != measured.dataset:
-        raise UserError(
-            f"{tokens.path} and {paths.MEASURED} are of different images: run `dvc repro`, which makes both again"
-        )
 
 
 def _show(record: dict[str, Any], control: str, histories: list[list[Epoch]]) -> None:

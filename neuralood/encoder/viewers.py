@@ -7,12 +7,13 @@ import torch
 
 from neuralood.base import console, paths
 from neuralood.base.errors import UserError
-from neuralood.base.seeding import derived_seed
+from neuralood.base.seeding import derived_seed, generator
 from neuralood.base.store import Array, Store, open_store, require_same
 from neuralood.config import Params
 from neuralood.data.fmri import SMALLEST_SPLIT, TEST, TRAIN, VALIDATION, Measured, read_measured
 from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.stimuli import stimuli
+from neuralood.encoder.controls import fewer_images
 from neuralood.encoder.model import RoiReadout
 from neuralood.encoder.trained import RECIPE
 
@@ -33,8 +34,18 @@ class Viewer:
     """What tells random draws for a further subject from those for the first."""
 
 
-def first_viewer(tokens: Store, measured: Measured) -> Viewer:
-    """The subject whom the encoder predicts, with all fMRI in memory."""
+def first_viewer(params: Params) -> Viewer:
+    """The subject whom the encoder predicts, with all fMRI in memory, and of it `encoder.images` to train on.
+
+    Raises UserError where tokens and fMRI are of different images.
+    """
+    tokens, measured = open_store(paths.tokens("nsd")), read_measured()
+    if tokens.attributes["dataset"] != measured.dataset:
+        raise UserError(
+            f"{tokens.path} and {paths.MEASURED} are of different images: run `dvc repro`, which makes both again"
+        )
+    if params.encoder.images is not None:
+        measured = fewer_images(measured, params.encoder.images, generator(params.seed, "fMRI images"))
     fmri = np.array(measured.fmri[:], np.float32)
     return Viewer("nsd", tokens, measured, fmri, measured.rows(TRAIN), measured.rows(VALIDATION))
 

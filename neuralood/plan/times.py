@@ -126,12 +126,12 @@ def _train_encoder(work: Work, backbone: FrozenBackbone, flops: float) -> Iterat
     components = min(settings.ridge_components, train, features)
     kernel = 2 * images * train * features
     fits = 2 * RIDGE_FITS / 5 * train * components * work.vertices
-    yield _computed("  its ridge baseline", f"{train:,} x {features:,} tokens", kernel + fits, flops)
+    yield _computed("fit_baselines: ridge", f"{train:,} x {features:,} tokens", kernel + fits, flops)
     if backbone.shape.layers > 1:
         scales = settings.banded_samples
-        yield _computed("  its banded ridge", f"{scales} ways to scale layers", scales * fits, flops)
+        yield _computed("fit_baselines: banded", f"{scales} ways to scale layers", scales * fits, flops)
     steps = 2 * FACTORISED_PRODUCTS * settings.factorised.epochs * train * features * work.vertices
-    yield _computed("  its factorised one", f"{settings.factorised.epochs} epochs, on the CPU", steps, flops)
+    yield _computed("fit_baselines: factorised", f"{settings.factorised.epochs} epochs, on the CPU", steps, flops)
 
 
 def _score_encoder(work: Work) -> Iterator[StageTime]:

@@ -3,16 +3,30 @@
 import numpy as np
 import torch
 
+from neuralood.base.device import prepare_torch
 from neuralood.base.seeding import generator
 from neuralood.base.store import Array, Store
 from neuralood.config import Params
+from neuralood.data.fmri import TEST
 from neuralood.encoder.baselines.banded import banded_predictions
 from neuralood.encoder.baselines.components import layer_kernels, principal_components
 from neuralood.encoder.baselines.factorised import factorised_predictions
+from neuralood.encoder.baselines.kept import keep_baselines
 from neuralood.encoder.baselines.ridge import pooled_features, ridge_predictions
+from neuralood.encoder.viewers import first_viewer
 
-RIDGES = ("ridge", "ridge_gap", "banded_ridge")
-"""Those that an encoder has to beat: the best of them on validation is the one it is compared with."""
+
+def fit_baselines(params: Params) -> None:
+    """Tokens of nsd and data/fmri/measured.zarr -> data/encoder_baselines.zarr.
+
+    They predict the measured fMRI, whatever `encoder.control` trains the encoder on. Raises UserError where tokens and
+    fMRI are of different images.
+    """
+    device = prepare_torch(params.runtime.device, params.runtime.training_threads)
+    viewer = first_viewer(params)
+    parts, wanted = (viewer.train, viewer.validation), np.concatenate([viewer.validation, viewer.measured.rows(TEST)])
+    predicted = baseline_predictions(params, viewer.tokens, viewer.fmri, parts, wanted, device)
+    keep_baselines(predicted, viewer.measured)
 
 
 def baseline_predictions(
