@@ -28,10 +28,12 @@ from neuralood.plan import work as working
 from neuralood.plan.forms import form_costs, kept_width
 from neuralood.plan.probe import Brain, Speed, brain_of, decode_seconds, encoder_speed, forward_seconds, fusion_speed
 from neuralood.plan.sizes import Images, SetSize, StoreSize, images_of, set_sizes, store_specs, vertex_count
+from neuralood.plan.study import study_seconds, study_text, with_changes
 from neuralood.plan.tables import show_plan
 from neuralood.plan.times import ESTIMATE, MEASURED, RIDGE_FITS, stage_times
 from neuralood.plan.words import bytes_text, duration_text, rate_text
 from neuralood.plan.work import Work, seconds_side_by_side
+from neuralood.study.arms import Arm
 from neuralood.synthesis import fmri_spec
 from neuralood.tokens import cache as caching
 from neuralood.tokens.cache import cache_tokens
@@ -445,6 +447,36 @@ def test_each_control_trains_as_often_as_it_does(project, params, control, fits)
     project.edit(**{"encoder.control": control})
     seconds = lines_of(planned_work(project.load()))["train_encoder"].seconds
     assert seconds == pytest.approx(fits * 20 * (800 * 0.001 + 100 * 0.0005) + 100 * 0.0005)
+
+
+def test_an_arm_of_the_study_takes_what_it_runs_anew(project, params):
+    project.edit(**{"study.seeds": 3})
+    work, backbone = planned_work(project.load()), SimpleNamespace(shape=SHAPE)
+    lines = lines_of(replace(work, params=with_changes(work.params, {"fusion.seeds": 3})))
+    fusion = sum(lines[name].seconds for name in ("train_fusion", "its linear probe", "evaluate"))
+    predicted = (2000 + 500) * 0.0005  # though half of train's is there
+
+    def seconds(changes):
+        return study_seconds(work, backbone, [Arm("one", "control", changes)])
+
+    assert seconds({}) == pytest.approx(fusion)
+    assert seconds({"fusion.rois": "early"}) == pytest.approx(fusion)
+    fit = 20 * (800 * 0.001 + 100 * 0.0005)
+    for control, fits in (("untrained", 0), ("features", 1), ("shuffled", 2)):
+        wanted = fusion + fits * fit + 100 * 0.0005 + predicted
+        assert seconds({"encoder.control": control}) == pytest.approx(wanted)
+    few = 20 * (200 * 0.001 + 100 * 0.0005) + 100 * 0.0005
+    assert seconds({"encoder.images": 200}) == pytest.approx(fusion + few + predicted)
+    assert study_seconds(work, backbone, [Arm("one", "main", {})] * 4) == pytest.approx(4 * fusion)
+
+
+def test_the_plan_counts_the_arms_of_the_study(params):
+    text = study_text(planned_work(params), SimpleNamespace(shape=SHAPE))
+    assert re.match(r"`neuralood study --quick`: 7 arms, about .+; `neuralood study`: \d\d arms, about ", text)
+
+
+def test_how_long_a_study_takes_is_not_said_where_it_is_not_known(params):
+    assert study_text(replace(planned_work(params), fusion=None), SimpleNamespace(shape=SHAPE)) is None
 
 
 def test_several_layers_are_scored_by_banded_ridge_too(params):

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -190,12 +191,14 @@ def expand_seconds(params: Params, vertices: int, device: torch.device) -> float
         return params.encoder.ensemble * _seconds(lambda: readout(tokens).sum().item()) / EXPANDED
 
 
+@cache
 def hash_rate() -> float:
     """Bytes that MD5, by which DVC knows its outputs, takes in a second."""
     content = bytes(HASHED_BYTES)
     return HASHED_BYTES / _seconds(lambda: hashlib.md5(content, usedforsecurity=False))
 
 
+@cache
 def matrix_rate(device: torch.device) -> float:
     """Floating-point operations in float32 that products of matrices do in a second."""
     if device.type == "cpu":  # NumPy's, on which scikit-learn stands: as fast as PyTorch's

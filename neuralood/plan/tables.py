@@ -16,6 +16,7 @@ from neuralood.config import Params
 from neuralood.plan.disk import MADE_IMAGE_BYTES, REMEDY, disk_need, features_size, made_size, measured_size
 from neuralood.plan.forms import FormCost, form_costs
 from neuralood.plan.sizes import SetSize, StoreSize, set_sizes, vertex_count
+from neuralood.plan.study import study_text
 from neuralood.plan.times import ESTIMATE, StageTime, stage_times
 from neuralood.plan.words import UNKNOWN, bytes_text, duration_text, rate_text
 from neuralood.plan.work import Work, probe
@@ -39,6 +40,9 @@ def show_plan(params: Params) -> bool:
     times = list(stage_times(work, backbone))
     _print(_table_of_sizes(work, backbone))
     _print(_table_of_times(times))
+    study = study_text(work, backbone)
+    if study is not None:
+        note(study)
     if work.encoder is not None and vertices is not None:
         _print(_table_of_forms(form_costs(params, _counts(sets), vertices, work.encoder, device)))
     _print(_table_of_others(params, sets, backbone, vertices))

@@ -31,6 +31,9 @@ RIDGE_FITS = 65
 FACTORISED_PRODUCTS = 3
 """Products of all tokens with all vertices in a step of the factorised baseline, one of them done twice."""
 
+LINEAR_PROBE = "  its linear probe"
+"""Name of a line: a part of train_fusion."""
+
 FITS = {"none": 1, "shuffled": 2, "untrained": 0, "features": 1}
 """Trainings of the encoder that `encoder.control` asks for; those of `shuffled` may be shorter."""
 
@@ -112,7 +115,7 @@ def _train_encoder(work: Work, backbone: FrozenBackbone, flops: float) -> Iterat
         yield _unknown("train_encoder", speed.step if speed else None)
         return
     test, validation = round(fmri.test * images), round(fmri.validation * images)
-    train, epochs = images - test - validation, FITS[settings.control] * settings.epochs
+    train, epochs = min(images - test - validation, settings.images or images), FITS[settings.control] * settings.epochs
     seen = [nsd, *work.chosen("fmri_more")]  # a step is a batch of each subject
     computing = epochs * (len(seen) * train * speed.step + validation * speed.predict) + test * speed.predict
     seconds, basis = _with_disk(computing, sum(one.tokens.nbytes or 0 for one in seen), passes=epochs + 2)
@@ -176,7 +179,7 @@ def _train_fusion(work: Work, backbone: FrozenBackbone, flops: float) -> Iterato
     features = shape.cls_width + shape.layers * shape.width
     steps = PROBE_STEPS * len(settings.probe_c) * settings.seeds
     operations = 4 * steps * (images - held) * features * classes
-    yield _computed("  its linear probe", f"{len(settings.probe_c)} penalties x {PROBE_STEPS} steps", operations, flops)
+    yield _computed(LINEAR_PROBE, f"{len(settings.probe_c)} penalties x {PROBE_STEPS} steps", operations, flops)
 
 
 def _evaluate(work: Work) -> StageTime:
