@@ -47,7 +47,6 @@ from neuralood.study.verdict import verdict
 from neuralood.summary import summarize
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
-from stages.score_encoder import main as score_encoder
 
 SEEDS, SHORT_SEEDS = (0, 1, 2), (0,)
 
@@ -135,8 +134,6 @@ def _run_arm(params: Params, *, reuse: bool) -> None:
         prepare_fmri(params)
         fit_baselines(params)
         train_encoder(params)
-        for name in params.sets:
-            score_encoder(params, name)
         for name in labelled:
             synthesize(params, name)
     train_fusion(params)

@@ -16,8 +16,7 @@ from neuralood.statistics import bootstrap_interval
 def summarize(params: Params) -> None:
     """data/eval/SET/ of val and every OOD set -> metrics/classification.json and robustness.json.
 
-    data/encoder_ood/ -> metrics/encoder_ood.json; data/eval/_geometry/ -> metrics/geometry.json;
-    data/humans/ -> metrics/humans.json.
+    data/eval/_geometry/ -> metrics/geometry.json; data/humans/ -> metrics/humans.json.
     """
     fusion, encoder = read_json(paths.FUSION / "fusion.json"), read_json(paths.ENCODER / "encoder.json")
     cells = {
@@ -40,20 +39,20 @@ def summarize(params: Params) -> None:
         record["ood_mean"] = _ood_mean(params, cells)
     write_json(paths.CLASSIFICATION_METRICS, record)
     write_json(paths.ROBUSTNESS_METRICS, robustness_metrics(params, cells))
-    write_json(paths.ENCODER_OOD_METRICS, _encoder_ood(params))
     write_json(paths.GEOMETRY_METRICS, _geometry(params))
     write_json(paths.HUMANS_METRICS, _humans(params))
     _show(record, simulated=encoder["trained_on"] == "simulated")
     console.wrote(paths.CLASSIFICATION_METRICS, f"top-1 on {len(cells)} sets")
 
 
-def _encoder_ood(params: Params) -> dict[str, Any]:
-    """Scores of the encoder on every kind of images of the sets of role fmri_ood; none where there is no such set."""
+def summarize_encoder(params: Params) -> None:
+    """data/encoder_ood/ -> metrics/encoder_ood.json: each kind of images of sets of role fmri_ood; {} without any."""
     names = [name for name, image_set in params.sets.items() if image_set.role == "fmri_ood"]
     kinds = [read_json(paths.encoder_ood(name) / "scores.json") for name in names]
     if not kinds:
         console.note("no set of role fmri_ood: the encoder is not scored out of distribution")
-    return {kind: scores for one in kinds for kind, scores in one.items()}
+    write_json(paths.ENCODER_OOD_METRICS, {kind: scores for one in kinds for kind, scores in one.items()})
+    console.wrote(paths.ENCODER_OOD_METRICS, f"scores on {len(kinds)} sets")
 
 
 def _geometry(params: Params) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def run_models(params: Params) -> None:
     from neuralood.encoder.baselines.every import fit_baselines
     from neuralood.encoder.train import train_encoder
     from neuralood.fusion.train import train_fusion
-    from neuralood.summary import summarize
+    from neuralood.summary import summarize, summarize_encoder
     from stages.cache_tokens import main as cache_tokens
     from stages.evaluate import main as evaluate
     from stages.score_encoder import main as score_encoder
@@ -72,6 +72,7 @@ def run_models(params: Params) -> None:
     train_fusion(params)
     for name in params.sets:
         evaluate(params, name)
+    summarize_encoder(params)
     summarize(params)
 
 

@@ -33,7 +33,7 @@ from neuralood.encoder.trained import RECORD, WEIGHTS, load_encoder
 from neuralood.fusion.train import train_fusion
 from neuralood.plan.sizes import vertex_count
 from neuralood.report.write import write_report
-from neuralood.summary import summarize
+from neuralood.summary import summarize, summarize_encoder
 from neuralood.synthesis import synthesize
 from stages.cache_tokens import main as cache_tokens
 from stages.evaluate import main as evaluate
@@ -124,6 +124,7 @@ def run_all(params):
     train_fusion(params)
     for name in params.sets:
         evaluate(params, name)
+    summarize_encoder(params)
     summarize(params)
     write_report(params)
 

@@ -26,7 +26,7 @@ from neuralood.encoder.baselines.every import fit_baselines
 from neuralood.encoder.trained import load_encoder, predict
 from neuralood.generalisation import score_encoder
 from neuralood.plan.sizes import images_of
-from neuralood.summary import _encoder_ood
+from neuralood.summary import summarize_encoder
 from stages.cache_tokens import main as cache_tokens
 from stages.score_encoder import main as stage
 from stages.train_encoder import main as train_encoder
@@ -175,7 +175,8 @@ def test_sets_of_other_roles_have_nothing_to_score(inside: Path) -> None:
 
 
 def test_the_metrics_are_those_of_all_kinds_of_images(inside: Path) -> None:
-    assert _encoder_ood(load_params()) == scores()
+    summarize_encoder(load_params())
+    assert json.loads(paths.ENCODER_OOD_METRICS.read_text()) == scores()
 
 
 def test_without_such_a_set_the_metrics_are_empty(inside: Path) -> None:
@@ -183,4 +184,5 @@ def test_without_such_a_set_the_metrics_are_empty(inside: Path) -> None:
     content = yaml.load(Path("params.yaml"))
     del content["sets"][SET], content["rendered"][SET]
     yaml.dump(content, Path("params.yaml"))
-    assert _encoder_ood(load_params()) == {}
+    summarize_encoder(load_params())
+    assert json.loads(paths.ENCODER_OOD_METRICS.read_text()) == {}

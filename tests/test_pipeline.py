@@ -27,6 +27,7 @@ TORCH_FREE = (
     "prepare_more",
     "map_categories",
     "summarize",
+    "summarize_encoder",
 )
 
 

@@ -23,7 +23,6 @@ from neuralood.base import console, paths
 from neuralood.base.checkpoint import load_tensors, save_tensors
 from neuralood.base.errors import UserError
 from neuralood.base.reading import patch_batch
-from neuralood.base.records import write_json
 from neuralood.base.store import open_store
 from neuralood.base.weights import read_weights
 from neuralood.config import load_params
@@ -61,7 +60,6 @@ def train_and_score(params):
     train_fusion(params)
     for name in SETS:
         evaluate(params, name)
-    write_json(paths.encoder_ood("nsd_restyled") / "scores.json", {})
     summarize(params)
 
 

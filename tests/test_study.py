@@ -244,6 +244,9 @@ def test_an_arm_starts_from_the_project_and_goes_on_where_it_was(small, monkeypa
     checked_out = []
     monkeypatch.setattr(Workspace, "_dvc", lambda workspace, *arguments: checked_out.append(arguments[0]))
     Path("dvc.lock").write_text("the project's")
+    for file in (paths.ENCODER_METRICS, paths.ENCODER_OOD_METRICS):
+        write_json(file, {})
+        write_json(FOLDER / "0" / file, {})
     workspace = folders(1).lend("bmfl").__enter__()
     lock = workspace.folder / "dvc.lock"
     workspace.hold("bmfl", "seed: 0")
@@ -254,6 +257,8 @@ def test_an_arm_starts_from_the_project_and_goes_on_where_it_was(small, monkeypa
     workspace.hold("early", "seed: 0")
     assert lock.read_text() == "the project's"
     assert checked_out == ["checkout", "checkout"]
+    assert (workspace.folder / paths.ENCODER_METRICS).exists()
+    assert not (workspace.folder / paths.ENCODER_OOD_METRICS).exists()  # the scores of the project's encoder
 
 
 def test_a_workspace_is_the_project_as_it_lies_there(small):

@@ -29,7 +29,7 @@ def study(*, quick: bool) -> None:
     params = load_params()
     _require_a_question(params)
     console.heading("params.yaml as it stands")
-    if dvc("repro", "summarize"):
+    if dvc("repro", "summarize", "summarize_encoder"):
         raise UserError("study: `dvc repro` failed, as said above")
     console.heading("the arms")
     names = run_all(params, quick=quick)

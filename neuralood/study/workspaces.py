@@ -47,9 +47,13 @@ class Workspace:
         write_text(self.folder / paths.PARAMS, params)
 
     def restore(self) -> None:
-        """Link what the project's dvc.lock names from its cache: an arm then runs what its own changes reach."""
+        """Link what the project's dvc.lock names from its cache: an arm then runs what its own changes reach.
+
+        The scores of its encoder out of distribution it never runs, and is not given those of another one.
+        """
         for file in (Path("dvc.lock"), *paths.METRICS.glob("*.json")):
             _copy(file, self.folder / file)
+        (self.folder / paths.ENCODER_OOD_METRICS).unlink(missing_ok=True)
         self._dvc("checkout", "--force", "--allow-missing")
 
     def run(self, experiment: str, target: str, log: Path) -> int:
