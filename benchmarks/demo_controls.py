@@ -110,6 +110,9 @@ def _run_world(params: Params) -> None:
         for name in params.sets:
             render_set(params, name)
             cache_tokens(params, name)
+        simulate_subject(params, params.fmri.subject)
+        prepare_fmri(params)
+        fit_baselines(params)
         for name, arm in ARMS.items():
             if arm.high_rois != params.demo.high_rois:
                 continue
@@ -130,9 +133,6 @@ def _run_arm(params: Params, *, reuse: bool) -> None:
     """Train and score one arm; with `reuse`, on the brain encoder and predicted fMRI that lie there."""
     labelled = [name for name, one in params.sets.items() if one.role in ("train", "val", "ood")]
     if not reuse:
-        simulate_subject(params, params.fmri.subject)
-        prepare_fmri(params)
-        fit_baselines(params)
         train_encoder(params)
         for name in labelled:
             synthesize(params, name)
