@@ -20,7 +20,7 @@ from neuralood.base import paths
 from neuralood.base.checking import Verify
 from neuralood.base.errors import UserError
 from neuralood.data.made.levels import LEVELS, level_problem
-from neuralood.data.rois import ROI_GROUPS, ROI_NAMES
+from neuralood.data.rois import LEFT_OUT, ROI_GROUPS, ROI_NAMES
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 
@@ -744,24 +744,27 @@ def _names(rois: str | tuple[str, ...]) -> list[str]:
 
 def _roi_problems(key: str, rois: str | tuple[str, ...]) -> Iterator[str]:
     known = ["all", *ROI_GROUPS, *ROI_NAMES]
-    for name in _names(rois):
+    for name in (name.removeprefix(LEFT_OUT) for name in _names(rois)):
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f", did you mean '{near[0]}'?" if near else f"; groups are {', '.join(ROI_GROUPS)}"
             yield f"{key}: unknown ROI '{name}'{hint}"
-    if not rois:
-        yield f"{key}: wants 'all', a group or a list of ROIs"
+    if all(name.startswith(LEFT_OUT) for name in _names(rois)):
+        yield f"{key}: wants 'all', a group or a list of ROIs; [all, -faces] leaves the vertices of a group out"
 
 
 def _kept_problems(params: Params) -> Iterator[str]:
     """Predicted fMRI that fusion wants and `synthesis` does not keep."""
     kept, read = params.synthesis.rois, params.fusion.rois
     yield from _roi_problems("synthesis.rois", kept)
+    if any(name.startswith(LEFT_OUT) for name in _names(kept)):
+        yield "synthesis.rois: names what is kept; only fusion.rois leaves some out"
     if params.synthesis.store != "vertices" and kept != "all":
         yield f"synthesis.rois: only store vertices leaves some out, {params.synthesis.store} has all"
     elif kept != "all":
         members = {member for name in _names(kept) for member in ROI_GROUPS.get(name, (name,))}
-        lacking = [name for name in _names(read) if not members >= set(ROI_GROUPS.get(name, (name,)))]
+        wanted = [name for name in _names(read) if not name.startswith(LEFT_OUT)]
+        lacking = [name for name in wanted if not members >= set(ROI_GROUPS.get(name, (name,)))]
         if lacking:
             yield f"fusion.rois: synthesis.rois keeps no, or not all, vertices of {', '.join(lacking)}"
 

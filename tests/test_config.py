@@ -391,6 +391,9 @@ FIRST, REST = ({"take": take, "fraction": 0.8} for take in ("first", "rest"))
         ({"backbone.weights": "/weights/a.pth"}, r"backbone\.weights: wants a path relative to NEURALOOD_DATA"),
         ({"fusion.rois": "erly"}, r"fusion\.rois: unknown ROI 'erly', did you mean 'early'\?"),
         ({"fusion.rois": ["faces", "qqqqq"]}, r"fusion\.rois: unknown ROI 'qqqqq'; groups are early, high"),
+        ({"fusion.rois": "-faces"}, r"fusion\.rois: wants 'all', a group or a list of ROIs; \[all, -faces\]"),
+        ({"fusion.rois": ["all", "-erly"]}, r"fusion\.rois: unknown ROI 'erly', did you mean 'early'\?"),
+        ({"synthesis.rois": ["early", "-V1v"], "fusion.rois": "early"}, r"synthesis\.rois: names what is kept"),
         ({"fusion.rois": []}, r"fusion\.rois: wants 'all', a group or a list of ROIs"),
         ({"fusion.probe_c": []}, r"fusion\.probe_c: wants at least one strength"),
     ],
@@ -492,7 +495,9 @@ def test_one_folder_serves_as_two_sets_by_its_first_part_and_the_rest(project, t
     assert project.load().files["val"].part.fraction == 0.8
 
 
-@pytest.mark.parametrize("rois", ["all", "early", "parietal", ["FFA-1", "places"], ["V1v"]], ids=lambda rois: str(rois))
+@pytest.mark.parametrize(
+    "rois", ["all", "early", "parietal", ["FFA-1", "places"], ["V1v"], ["all", "-faces"]], ids=lambda rois: str(rois)
+)
 def test_rois_may_be_all_a_group_or_a_list(project, rois):
     project.edit(**{"fusion.rois": rois})
     assert project.load().fusion.rois == (rois if isinstance(rois, str) else tuple(rois))

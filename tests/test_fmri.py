@@ -237,6 +237,24 @@ def test_roi_choices() -> None:
     assert vertices_of("all", NAMES, ROI).tolist() == list(range(7))
 
 
+def test_vertices_that_are_left_out_are_so_in_streams_too() -> None:
+    names = ("lh.V1v", "lh.EBA", "lh.FFA-1", "lh.ventral-stream")
+    roi = np.array([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0, 0, 1, 1, 1, 0]], bool)
+    assert vertices_of(["all", "-bodies"], names, roi).tolist() == [0, 1, 3, 4, 5]
+    assert vertices_of(["all", "-faces", "-early"], names, roi).tolist() == [2, 4, 5]
+    assert vertices_of(["ventral-stream", "-EBA"], names, roi).tolist() == [3, 4]
+    with pytest.raises(UserError, match=r"ROI PPA is empty"):
+        vertices_of(["all", "-PPA"], names, roi)
+    with pytest.raises(UserError, match=r"fusion\.rois: without ventral no vertex is left"):
+        vertices_of(["faces", "-ventral"], names, roi)
+
+
+def test_what_a_group_takes_and_what_is_there_without_it_are_all_vertices() -> None:
+    for group in present_groups(NAMES):
+        both = [*vertices_of(group, NAMES, ROI), *vertices_of(["all", f"-{group}"], NAMES, ROI)]
+        assert sorted(both) == list(range(7))
+
+
 @pytest.mark.parametrize("chosen", ["places", "PPA", ["EBA", "PPA"]])
 def test_an_empty_choice_is_refused(chosen: str | list[str]) -> None:
     with pytest.raises(UserError, match=r"ROI (places|PPA) is empty for this subject.*EBA, FFA-2, V1v"):

@@ -102,8 +102,8 @@ def test_the_quick_arms_are_those_that_the_verdict_needs_and_two_groups(project)
 
 def test_the_full_grid(project):
     arms = {arm.name: arm.changes for arm in further_arms(project.load(), GROUPS, NAMES, quick=False)}
-    assert arms["without_early"] == {"fusion.rois": ["OFA", "EBA"]}
-    assert arms["without_faces"] == {"fusion.rois": ["V1v", "EBA"]}
+    assert arms["without_early"] == {"fusion.rois": ["all", "-early"]}
+    assert arms["without_faces"] == {"fusion.rois": ["all", "-faces"]}
     assert arms["pcc_0"] == {"fusion.pcc_weight": 0.0}
     assert "pcc_1" not in arms  # the main arm
     assert arms["concat"] == {"fusion.variant": "concat"}

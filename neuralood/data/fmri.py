@@ -23,7 +23,7 @@ from neuralood.data.manifest import Manifest, read_manifest
 from neuralood.data.nsd import subject as nsd
 from neuralood.data.nsd.images import image_ids
 from neuralood.data.nsd.space import Vertices
-from neuralood.data.rois import ROI_GROUPS
+from neuralood.data.rois import LEFT_OUT, ROI_GROUPS
 from neuralood.data.subject import FSAVERAGE_VERTICES, Subject
 from neuralood.data.subject import TEST as TEST
 from neuralood.data.subject import TRAIN as TRAIN
@@ -226,10 +226,20 @@ def roi_members(names: str | Sequence[str], roi_names: Sequence[str]) -> npt.NDA
 def vertices_of(
     names: str | Sequence[str], roi_names: Sequence[str], roi: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.int64]:
-    """Indices, ascending, of the vertices in any of the ROIs chosen; 'all' means every vertex."""
-    if names == "all":
-        return np.arange(roi.shape[1])
-    return np.flatnonzero(roi[roi_members(names, roi_names)].any(axis=0))
+    """Indices, ascending, of the vertices in any of the ROIs chosen; 'all' means every vertex.
+
+    In a list, a name behind a '-' leaves out its vertices, whatever other ROIs they are in, such as streams.
+    Raises UserError where none is left.
+    """
+    listed = [names] if isinstance(names, str) else names
+    taken = [name for name in listed if not name.startswith(LEFT_OUT)]
+    left_out = [name.removeprefix(LEFT_OUT) for name in listed if name.startswith(LEFT_OUT)]
+    inside = np.ones(roi.shape[1], bool) if "all" in taken else roi[roi_members(taken, roi_names)].any(axis=0)
+    if left_out:
+        inside &= ~roi[roi_members(left_out, roi_names)].any(axis=0)
+        if not inside.any():
+            raise UserError(f"fusion.rois: without {', '.join(left_out)} no vertex is left")
+    return np.flatnonzero(inside)
 
 
 def present_groups(roi_names: Sequence[str]) -> tuple[str, ...]:

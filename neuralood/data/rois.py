@@ -22,6 +22,9 @@ Streams carry the suffix '-stream', so that no ROI shares its name with a group.
 
 ROI_NAMES = tuple(name for family in ROI_FAMILIES.values() for name in family)
 
+LEFT_OUT = "-"
+"""Stands before the name of an ROI or a group in a list of ROIs whose vertices are left out of it."""
+
 ROI_GROUPS = {
     "early": PRF_VISUAL,
     "high": FLOC_BODIES + FLOC_FACES + FLOC_PLACES + FLOC_WORDS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from neuralood.config import BASELINES, Params
-from neuralood.data.rois import ROI_GROUPS
+from neuralood.data.rois import LEFT_OUT, ROI_GROUPS
 
 Kind = Literal["main", "control", "rois", "setting", "amount", "baseline"]
 
@@ -63,12 +63,11 @@ def _single_groups(params: Params, groups: Sequence[str]) -> Iterator[Arm]:
 
 
 def _without_groups(params: Params, groups: Sequence[str], roi_names: Sequence[str]) -> Iterator[Arm]:
-    """Every ROI but a group's, vertices in no ROI left out as well; none where nothing would be left."""
-    names = list(dict.fromkeys(name.split(".", 1)[1] for name in roi_names))
+    """Every vertex but a group's, which streams contain as well; none of a group that is all ROIs there are."""
+    names = {name.split(".", 1)[1] for name in roi_names}
     for group in groups if params.synthesis.rois == "all" else ():
-        others = [name for name in names if name not in ROI_GROUPS[group]]
-        if others:
-            yield Arm(f"without_{group}", "rois", {"fusion.rois": others})
+        if names - set(ROI_GROUPS[group]):
+            yield Arm(f"without_{group}", "rois", {"fusion.rois": ["all", LEFT_OUT + group]})
 
 
 def _settings(params: Params) -> Iterator[Arm]:

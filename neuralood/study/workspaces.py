@@ -86,9 +86,9 @@ class Workspace:
         refs = git("for-each-ref", "--format=%(refname)", "refs/exps", at=self.folder).split()
         return [ref for ref in refs if ref.endswith(f"/{experiment}")]
 
-    def _dvc(self, *arguments: str) -> None:
+    def _dvc(self, *arguments: str) -> int:
         command = [sys.executable, "-m", "dvc", "-q", *arguments]
-        subprocess.run(command, cwd=self.folder, capture_output=True, check=False)  # noqa: S603, no shell
+        return subprocess.run(command, cwd=self.folder, capture_output=True, check=False).returncode  # noqa: S603
 
 
 class Pool:
@@ -143,7 +143,8 @@ def _make(workspace: Workspace, cache: str) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     git("clone", "-q", "--shared", str(Path.cwd()), str(partial))
     _copy(Path(".dvc/config.local"), partial / ".dvc/config.local")
-    Workspace(partial)._dvc("cache", "dir", "--local", cache)
+    if Workspace(partial)._dvc("cache", "dir", "--local", cache):
+        raise UserError(f"study: DVC cannot share its cache {cache} with {partial}")
     workspace.folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(workspace.folder)
 

@@ -1,4 +1,4 @@
-"""What the baselines predict for validation and test images, kept: no change of the encoder alters it."""
+"""What the baselines predict for validation and test images, kept: it is the same for every control."""
 
 from collections.abc import Mapping
 
