@@ -19,6 +19,9 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 
+if "NEURALOOD_TEST_CUDA" not in os.environ:  # before anything asks torch for cards; what is expected is the CPU's
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 settings.register_profile(
     "neuralood",
     deadline=None,
