@@ -35,6 +35,7 @@ from neuralood.data.fmri import (
     VALIDATION,
     draw_split,
     draw_validation,
+    groups_with_others,
     index_fmri,
     prepare_fmri,
     present_groups,
@@ -247,6 +248,12 @@ def test_vertices_that_are_left_out_are_so_in_streams_too() -> None:
         vertices_of(["all", "-PPA"], names, roi)
     with pytest.raises(UserError, match=r"fusion\.rois: without ventral no vertex is left"):
         vertices_of(["faces", "-ventral"], names, roi)
+
+
+def test_a_group_of_all_vertices_has_no_others() -> None:
+    names, roi = ("lh.V1v", "lh.EBA", "rh.EBA"), np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], bool)
+    assert present_groups(names) == ("early", "high", "bodies")
+    assert groups_with_others(names, roi) == ("early",)
 
 
 def test_what_a_group_takes_and_what_is_there_without_it_are_all_vertices() -> None:

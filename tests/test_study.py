@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
 from neuralood.base import paths
+from neuralood.base.checkpoint import save_tensors
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, write_json
 from neuralood.config import load_params
+from neuralood.encoder.trained import RECORD, WEIGHTS
 from neuralood.predictions import Predictions, write_predictions
 from neuralood.study import runs, study
 from neuralood.study.arms import CONTROLS, further_arms
@@ -91,23 +94,29 @@ def pretended(small, monkeypatch):
     monkeypatch.setattr(Workspace, "restore", lambda workspace: None)
     monkeypatch.setattr(study, "dvc", lambda *arguments: 0)
     small.edit(**{"runtime.arms": 1})
-    write_json(paths.ENCODER / "encoder.json", {"roi_names": NAMES})
+    write_json(paths.ENCODER / RECORD, {"roi_names": NAMES})
+    save_tensors(paths.ENCODER / WEIGHTS, {"membership": torch.eye(len(NAMES) + 2, dtype=torch.bool)})
     return ran
 
 
 def test_the_quick_arms_are_those_that_the_verdict_needs_and_two_groups(project):
-    arms = further_arms(project.load(), GROUPS, NAMES, quick=True)
+    arms = further_arms(project.load(), GROUPS, GROUPS, quick=True)
     assert [arm.name for arm in arms] == [*CONTROLS, "early", "high"]
 
 
 def test_the_full_grid(project):
-    arms = {arm.name: arm.changes for arm in further_arms(project.load(), GROUPS, NAMES, quick=False)}
+    arms = {arm.name: arm.changes for arm in further_arms(project.load(), GROUPS, GROUPS, quick=False)}
     assert arms["without_early"] == {"fusion.rois": ["all", "-early"]}
     assert arms["without_faces"] == {"fusion.rois": ["all", "-faces"]}
     assert arms["pcc_0"] == {"fusion.pcc_weight": 0.0}
     assert "pcc_1" not in arms  # the main arm
     assert arms["concat"] == {"fusion.variant": "concat"}
     assert arms["images_500"] == {"encoder.images": 500}
+
+
+def test_a_group_of_all_vertices_is_not_left_out(project):
+    arms = further_arms(project.load(), GROUPS, ("early", "faces"), quick=False)
+    assert [arm.name for arm in arms if arm.name.startswith("without_")] == ["without_early", "without_faces"]
 
 
 def test_an_imported_encoder_has_no_controls_of_its_own(project):
@@ -117,20 +126,20 @@ def test_an_imported_encoder_has_no_controls_of_its_own(project):
     for name in ("nsd", "nsd_restyled"):
         del content["sets"][name], content["rendered"][name]
     project.write(content)
-    arms = further_arms(load_params(check_paths=False), GROUPS, NAMES, quick=False)
+    arms = further_arms(load_params(check_paths=False), GROUPS, GROUPS, quick=False)
     assert not [arm.name for arm in arms if "encoder.control" in arm.changes or "encoder.images" in arm.changes]
     assert "image_only" in [arm.name for arm in arms]
 
 
 def test_fmri_kept_of_some_rois_has_no_arms_of_others(project):
     project.edit(**{"synthesis.rois": "early", "fusion.rois": "early"})
-    assert not [arm for arm in further_arms(project.load(), GROUPS, NAMES, quick=False) if arm.kind == "rois"]
+    assert not [arm for arm in further_arms(project.load(), GROUPS, GROUPS, quick=False) if arm.kind == "rois"]
 
 
 @pytest.mark.parametrize("file", [ROOT / "params.yaml", ROOT / "profiles" / "paper.yaml"], ids=lambda file: file.stem)
 def test_every_arm_is_a_valid_params_file(project, file):
     project.file.write_bytes(file.read_bytes())
-    arms = further_arms(load_params(check_paths=False), GROUPS[:1], NAMES, quick=False)
+    arms = further_arms(load_params(check_paths=False), GROUPS[:1], GROUPS[:1], quick=False)
     for arm in arms:
         Path("arm.yaml").write_text(runs.params_text(arm.changes))
         load_params(Path("arm.yaml"), check_paths=False)

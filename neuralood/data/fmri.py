@@ -248,6 +248,12 @@ def present_groups(roi_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(group for group, members in ROI_GROUPS.items() if own.intersection(members))
 
 
+def groups_with_others(roi_names: Sequence[str], roi: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+    """The groups outside of which this subject has vertices, so that they can be left out. roi: membership, R V."""
+    inside = {group: roi[roi_members(group, roi_names)].any(axis=0) for group in present_groups(roi_names)}
+    return tuple(group for group, members in inside.items() if not members.all())
+
+
 def aligned(subjects: Sequence[Subject]) -> list[npt.NDArray[np.int64]]:
     """For each subject the columns of the fsaverage vertices that all of them have, in one order: lh, then rh.
 

@@ -77,6 +77,12 @@ def load_encoder(folder: Path = paths.ENCODER) -> tuple[EncoderModel, dict[str, 
     return model.eval().requires_grad_(False), record
 
 
+def encoder_rois() -> tuple[list[str], Array]:
+    """The trained encoder's ROIs: names, such as lh.V1v, and membership, R V."""
+    names = read_json(paths.ENCODER / RECORD)["roi_names"]
+    return names, load_tensors(paths.ENCODER / WEIGHTS)["membership"][: len(names)].numpy()  # the rest queries follow
+
+
 def empty_encoder(record: dict[str, Any], weights: dict[str, Tensor]) -> EncoderModel:
     """The encoder that a record describes, for these weights to be loaded into: takes no memory of its own."""
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from typing import Any
 from neuralood.backbone import FrozenBackbone
 from neuralood.base import paths
 from neuralood.config import Params
-from neuralood.data.fmri import present_groups, read_measured
+from neuralood.data.fmri import groups_with_others, present_groups, read_measured
 from neuralood.data.rois import ROI_NAMES
 from neuralood.plan.sizes import SetSize, StoreSize
 from neuralood.plan.times import LINEAR_PROBE, stage_times
@@ -23,7 +23,7 @@ def study_text(work: Work, backbone: FrozenBackbone) -> str | None:
     """How many arms there are, and how long they take one after the other; None where that is not known yet."""
     shown = []
     for command, quick in (("neuralood study --quick", True), ("neuralood study", False)):
-        arms = [main_arm(), *further_arms(work.params, *_groups_and_rois(), quick=quick)]
+        arms = [main_arm(), *further_arms(work.params, *_groups(), quick=quick)]
         seconds = study_seconds(work, backbone, arms)
         if seconds is None:
             return None
@@ -61,8 +61,10 @@ def _without_fmri(one: SetSize) -> SetSize:
     return one if one.fmri is None else replace(one, fmri=StoreSize(one.fmri.nbytes, one.fmri.nbytes))
 
 
-def _groups_and_rois() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Those of the fMRI where it is there, else all that there can be."""
-    there = paths.MEASURED.exists()
-    names = read_measured().roi_names if there else tuple(f"lh.{name}" for name in ROI_NAMES)
-    return present_groups(names), names
+def _groups() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of the fMRI and those outside of which it has vertices; all that there can be where it is not there."""
+    if not paths.MEASURED.exists():
+        every = present_groups([f"lh.{name}" for name in ROI_NAMES])
+        return every, every
+    measured = read_measured()
+    return present_groups(measured.roi_names), groups_with_others(measured.roi_names, measured.roi)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from neuralood.config import BASELINES, Params
-from neuralood.data.rois import LEFT_OUT, ROI_GROUPS
+from neuralood.data.rois import LEFT_OUT
 
 Kind = Literal["main", "control", "rois", "setting", "amount", "baseline"]
 
@@ -37,14 +37,14 @@ def main_arm() -> Arm:
     return Arm(MAIN, "main", {})
 
 
-def further_arms(params: Params, groups: Sequence[str], roi_names: Sequence[str], *, quick: bool) -> list[Arm]:
-    """All arms but the main one. groups, roi_names: what the encoder has, such as early and lh.V1v.
+def further_arms(params: Params, groups: Sequence[str], with_others: Sequence[str], *, quick: bool) -> list[Arm]:
+    """All arms but the main one. groups: those that the encoder has; with_others: those that are not all its vertices.
 
     An encoder that was trained elsewhere has no controls of its own, and fMRI kept of some ROIs no other ones.
     """
     arms = [*_controls(params), *_single_groups(params, [one for one in groups if one in QUICK_GROUPS or not quick])]
     if not quick:
-        arms += [*_without_groups(params, groups, roi_names), *_settings(params), *_amounts(params)]
+        arms += [*_without_groups(params, with_others), *_settings(params), *_amounts(params)]
         arms += [Arm(name, "baseline", changes) for name, changes in BASELINE_ARMS.items()]
     return arms
 
@@ -62,12 +62,10 @@ def _single_groups(params: Params, groups: Sequence[str]) -> Iterator[Arm]:
         yield from (Arm(group, "rois", {"fusion.rois": group}) for group in groups)
 
 
-def _without_groups(params: Params, groups: Sequence[str], roi_names: Sequence[str]) -> Iterator[Arm]:
-    """Every vertex but a group's, which streams contain as well; none of a group that is all ROIs there are."""
-    names = {name.split(".", 1)[1] for name in roi_names}
-    for group in groups if params.synthesis.rois == "all" else ():
-        if names - set(ROI_GROUPS[group]):
-            yield Arm(f"without_{group}", "rois", {"fusion.rois": ["all", LEFT_OUT + group]})
+def _without_groups(params: Params, groups: Sequence[str]) -> Iterator[Arm]:
+    """Every vertex but a group's, which streams contain as well."""
+    if params.synthesis.rois == "all":
+        yield from (Arm(f"without_{group}", "rois", {"fusion.rois": ["all", LEFT_OUT + group]}) for group in groups)
 
 
 def _settings(params: Params) -> Iterator[Arm]:

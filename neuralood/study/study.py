@@ -10,7 +10,8 @@ from neuralood.base import console, paths
 from neuralood.base.errors import UserError
 from neuralood.base.records import read_json, rounded, write_json
 from neuralood.config import Params, load_params
-from neuralood.data.fmri import present_groups
+from neuralood.data.fmri import groups_with_others, present_groups
+from neuralood.encoder.trained import encoder_rois
 from neuralood.study.arms import CONTROLS, LINEAR, MAIN, further_arms, main_arm
 from neuralood.study.baselines import above_the_line, best_baseline
 from neuralood.study.compare import Difference, Resampling, compare, compared_sets, difference
@@ -43,8 +44,8 @@ def study(*, quick: bool) -> None:
 
 def run_all(params: Params, *, quick: bool) -> list[str]:
     """Run what is not kept yet; the names of all arms, the main one first."""
-    names = read_json(paths.ENCODER / "encoder.json")["roi_names"]
-    further = further_arms(params, present_groups(names), names, quick=quick)
+    rois = encoder_rois()
+    further = further_arms(params, present_groups(rois[0]), groups_with_others(*rois), quick=quick)
     run_arms([main_arm(), *further], params.study.seeds, params.runtime.arms)
     return [MAIN, *(arm.name for arm in further)]
 
