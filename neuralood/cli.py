@@ -104,7 +104,7 @@ COMMANDS: dict[str, Callable[..., bool]] = {
 def main() -> None:
     """Run the subcommand that the command line names: exit status 0 where all is well, 1 where it is not."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h"):
+    if {"--help", "-h"} & {name, *arguments}:
         _show_usage()
         return
     command = {usage.split()[0]: function for usage, function in COMMANDS.items()}.get(name)

@@ -38,7 +38,7 @@ def store(tmp_path, rng):
     return path
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",), ("study", "--help"), ("predict", "-h")])
 def test_alone_it_lists_its_subcommands(call, arguments):
     status, said = call(*arguments)
     assert status == 0
