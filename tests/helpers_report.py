@@ -18,10 +18,11 @@ ARMS = {
     "features": ("control", {"encoder.control": "features"}, 39.4),
     "early": ("rois", {"fusion.rois": "early"}, 40.0),
     "high": ("rois", {"fusion.rois": "high"}, 62.0),
-    "without_early": ("rois", {"fusion.rois": "high"}, 63.0),
-    "without_high": ("rois", {"fusion.rois": "early"}, 41.0),
+    "without_early": ("rois", {"fusion.rois": ["all", "-early"]}, 63.0),
+    "without_high": ("rois", {"fusion.rois": ["all", "-high"]}, 41.0),
     "pcc_0.1": ("setting", {"fusion.pcc_weight": 0.1}, 61.0),
-    "images_0.25": ("amount", {}, 50.0),
+    "images_1000": ("amount", {"encoder.images": 1000}, 55.0),
+    "images_200": ("amount", {"encoder.images": 200}, 50.0),
 }
 """Kind, changed params and mean OOD of each arm."""
 

@@ -47,7 +47,7 @@ def study(record: Record, charts: Charts) -> str:
             _arms_table(record),
             _charts(record, charts),
             page.text("h3", "Each set"),
-            page.text("p", "Top-1 in percent, mean over seeds, and the params in which an arm differs."),
+            page.text("p", "Top-1 in percent, mean over seeds."),
             _sets_table(record),
             page.text(
                 "p",
@@ -56,6 +56,8 @@ def study(record: Record, charts: Charts) -> str:
             _differences_table(record),
             _regions(record, charts),
             _beside_people(record),
+            page.text("h3", "What an arm changes in params.yaml"),
+            _changes_table(record),
         ]
     )
 
@@ -84,11 +86,16 @@ def main_arm(record: Record) -> str:
 
 
 def arms_by_kind(record: Record) -> Iterator[tuple[str, str]]:
-    """Kind and name of every arm but the main one, kind after kind."""
+    """Kind and name of every arm but the main one, kind after kind: what is left out last, images_200 before _1000."""
     for kind in KINDS:
-        for name, arm in record["arms"].items():
-            if arm["kind"] == kind:
-                yield kind, name
+        names = [name for name, arm in record["arms"].items() if arm["kind"] == kind]
+        yield from ((kind, name) for name in sorted(names, key=_place))
+
+
+def _place(name: str) -> tuple[bool, str, float]:
+    word, _, number = name.rpartition("_")
+    is_number = number.replace(".", "", 1).isdigit()
+    return name.startswith(LEFT_OUT), word if is_number else name, float(number) if is_number else 0.0
 
 
 def _about(record: Record) -> str:
@@ -160,9 +167,23 @@ def _sets_table(record: Record) -> str:
     rows = []
     for _, name in [("main", main_arm(record)), *arms_by_kind(record)]:
         arm = record["arms"][name]
-        changed = ", ".join(f"{key} = {value}" for key, value in sorted(arm["changes"].items()))
-        rows.append([name, *(f"{arm['top1'][where]['mean']:.1f}" for where in sets), changed])
-    return page.table(["arm", *sets, "changed params"], rows, 0)
+        rows.append([name, *(f"{arm['top1'][where]['mean']:.1f}" for where in sets)])
+    return page.table(["arm", *sets], rows, 0)
+
+
+def _changes_table(record: Record) -> str:
+    """No row for the linear probe, which is the main arm's own."""
+    changes = {name: record["arms"][name]["changes"] for _, name in arms_by_kind(record)}
+    rows = [
+        [name, ", ".join(f"{key}: {_in_yaml(value)}" for key, value in sorted(own.items()))]
+        for name, own in changes.items()
+        if own
+    ]
+    return page.table(["arm", "changed params"], rows)
+
+
+def _in_yaml(value: Any) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
 
 
 def _differences_table(record: Record) -> str:
