@@ -250,8 +250,8 @@ def present_groups(roi_names: Sequence[str]) -> tuple[str, ...]:
 
 def groups_with_others(roi_names: Sequence[str], roi: npt.NDArray[np.bool_]) -> tuple[str, ...]:
     """The groups outside of which this subject has vertices, so that they can be left out. roi: membership, R V."""
-    inside = {group: roi[roi_members(group, roi_names)].any(axis=0) for group in present_groups(roi_names)}
-    return tuple(group for group, members in inside.items() if not members.all())
+    groups = present_groups(roi_names)
+    return tuple(group for group in groups if len(vertices_of(group, roi_names, roi)) < roi.shape[1])
 
 
 def aligned(subjects: Sequence[Subject]) -> list[npt.NDArray[np.int64]]:
