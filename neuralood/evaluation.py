@@ -112,7 +112,7 @@ def _save(params: Params, manifest: Manifest, truth: Truth, predictions: Predict
     write_predictions(folder, predictions)
     write_json(folder / "scores.json", scores)
     write_json(folder / RECORD, record)
-    console.results(set_name, {name: f"{scores[name]['top1']:.1f} %" for name in MODELS})
+    console.results(set_name, {name: f"{scores[name]['top1']:5.1f} %" for name in MODELS})
     console.wrote(folder, f"predictions for {len(manifest)} images")
 
 

@@ -389,6 +389,15 @@ def test_bmfl_above_all_controls_is_brain_information(small, pretended, monkeypa
     assert "SIMULATED" in found["text"]
 
 
+def test_the_printed_table_says_what_its_intervals_are_and_lines_up(small, pretended, capsys):
+    study.study(quick=True)
+    lines = capsys.readouterr().err.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("Top-1 %"))
+    assert "bmfl minus each arm [over images] [over seeds]" in lines[first]
+    rows = lines[first + 1 : first + 1 + len(read_json(paths.STUDY_METRICS)["arms"])]
+    assert len({line.index("mean OOD") for line in rows}) == 1
+
+
 def test_the_shuffled_control_as_the_main_arm_is_no_evidence(small, pretended, monkeypatch):
     """Then `shuffled` is the same run."""
     small.edit(**{"encoder.control": "shuffled"})

@@ -132,9 +132,9 @@ def results(title: str, rows: Mapping[str, str]) -> None:
     """A small two-column table of results."""
     if not ranks.is_first():
         return
-    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table = Table(title=escape(title), title_justify="left", show_header=False, box=None)
     table.add_column(style="dim")
-    table.add_column(justify="right")
+    table.add_column()
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
     console.print(table)
